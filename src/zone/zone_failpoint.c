@@ -1,0 +1,60 @@
+/*
+ * Named places to die at.  Tests only: without -DOFFLOAD_FAILPOINTS this file
+ * is empty and the places cost nothing.
+ *
+ *      OFFLOAD_FAILPOINT=name      the first time it is passed
+ *      OFFLOAD_FAILPOINT=name:N    the Nth time
+ *
+ * SIGKILL, so that nothing of the process runs after it: no handler, no
+ * atexit(), no flush.
+ */
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "zone.h"
+
+
+#ifdef OFFLOAD_FAILPOINTS
+
+void
+zone_failpoint(const char *name)
+{
+    size_t                        n;
+    const char                   *want;
+    unsigned long                 at;
+    static _Atomic unsigned long  passed;
+
+    want = getenv("OFFLOAD_FAILPOINT");
+    n = strlen(name);
+
+    if (want == NULL || strncmp(want, name, n) != 0) {
+        return;
+    }
+
+    if (want[n] == ':') {
+        at = strtoul(want + n + 1, NULL, 10);
+
+    } else if (want[n] == '\0') {
+        at = 1;
+
+    } else {
+        return;                                 /* a longer name */
+    }
+
+    if (atomic_fetch_add(&passed, 1) + 1 == at) {
+        kill(getpid(), SIGKILL);
+    }
+}
+
+#else
+
+typedef int  zone_failpoint_none;               /* C wants a declaration */
+
+#endif

@@ -1,0 +1,70 @@
+/*
+ * The payload of a job record: one HTTP request as it was accepted.  nginx
+ * writes it into the SQ, offloadd stores it as it is and reads it back for
+ * each attempt.  The strings follow the fixed part without gaps, in the order
+ * of the lengths, the body last; none is NUL-terminated except that each
+ * header line ends with a NUL ("Name: value\0Name: value\0").
+ *
+ * Method, uri, headers and context are sent by offloadd without looking into
+ * them, so zone_request_parse() refuses whatever could break out of its line.
+ */
+
+#ifndef OFFLOAD_ZONE_REQUEST_H
+#define OFFLOAD_ZONE_REQUEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ZONE_REQUEST_LAYOUT   1
+
+#define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
+#define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
+
+struct zone_request {
+    uint16_t  layout;
+    uint16_t  flags;
+    uint32_t  timeout_s;                    /* of one attempt, 1 or more */
+    uint64_t  body_size;                    /* inline, or of the file */
+    uint32_t  location;                     /* hash of the location's name */
+    uint16_t  method_len;
+    uint16_t  entrance_len;                 /* "0123456789abcdef": which
+                                               replay listener */
+    uint32_t  uri_len;                      /* as the client sent it */
+    uint16_t  queue_len;                    /* the policy's name */
+    uint16_t  spare;
+    uint32_t  context_len;                  /* nginx's own: address, scheme,
+                                               kept variables; opaque, token
+                                               characters and spaces */
+    uint32_t  headers_len;
+};
+
+_Static_assert(sizeof(struct zone_request) == 40, "zone_request");
+_Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
+
+struct zone_str {
+    const char  *data;
+    size_t       len;
+};
+
+struct zone_request_view {
+    struct zone_request  fixed;
+    struct zone_str      method;
+    struct zone_str      entrance;
+    struct zone_str      uri;
+    struct zone_str      queue;
+    struct zone_str      context;
+    struct zone_str      headers;           /* NUL after each line */
+    struct zone_str      body;              /* empty with BODY_FILE */
+};
+
+/* Bytes of the payload, fixed part and body included. */
+size_t zone_request_size(const struct zone_request *r);
+
+/*
+ * Checks n bytes and points the view into them; NULL when good, else a
+ * static text that says what is wrong.
+ */
+const char *zone_request_parse(struct zone_request_view *v, const void *p,
+    size_t n);
+
+#endif /* OFFLOAD_ZONE_REQUEST_H */

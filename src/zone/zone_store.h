@@ -1,0 +1,119 @@
+/*
+ * What the store keeps: the keys and values of its LMDB databases.  offloadd
+ * writes them, nginx's workers read them in short read-only transactions.
+ * Plain data, libc only; the engines are elsewhere.
+ *
+ *      meta       "layout" -> uint32_t; "next_seq" -> uint64_t
+ *      ids        job id, 16 bytes -> seq
+ *      jobs       seq -> struct store_job + its strings
+ *      requests   seq -> struct zone_request + its strings; gone once the
+ *                 job is settled
+ *      results    seq -> struct store_result + headers + inline body
+ *      expiry     store_expiry_key -> nothing
+ *
+ * seq is a uint64_t in native byte order (MDB_INTEGERKEY), given out in order
+ * of acceptance, from 1.  Settled jobs keep their row in `jobs` until they
+ * expire, then an EXPIRED row (a tombstone, for the 410) for a while.
+ *
+ * Beside LMDB's files, in the store's directory:
+ *      spool/<job id>    a body too large for the ring
+ *      blobs/<job id>    a result body too large to be inline
+ */
+
+#ifndef OFFLOAD_ZONE_STORE_H
+#define OFFLOAD_ZONE_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "zone.h"
+
+#define STORE_LAYOUT          1
+#define STORE_FILE            "store.mdb"       /* MDB_NOSUBDIR */
+#define STORE_MAP_SIZE        (1ull << 40)      /* address space only */
+#define STORE_READERS         1024
+#define STORE_INLINE_MAX      (64u * 1024)      /* larger results: a blob */
+
+#define STORE_DB_META         "meta"
+#define STORE_DB_IDS          "ids"
+#define STORE_DB_JOBS         "jobs"
+#define STORE_DB_REQUESTS     "requests"
+#define STORE_DB_RESULTS      "results"
+#define STORE_DB_EXPIRY       "expiry"
+#define STORE_DBS             8
+
+enum store_state {
+    STORE_QUEUED = 1,
+    STORE_RUNNING,
+    STORE_COMPLETED,
+    STORE_FAILED,
+    STORE_CANCELED,
+    STORE_EXPIRED
+};
+
+/* Why a job has no good answer; shown as error.code. */
+enum store_error {
+    STORE_ERROR_NONE = 0,
+    STORE_ERROR_BACKEND,                        /* "backend-status" */
+    STORE_ERROR_TIMEOUT,                        /* "timeout" */
+    STORE_ERROR_CUT_OFF,                        /* "cut-off" */
+    STORE_ERROR_UNREACHABLE,                    /* "unreachable" */
+    STORE_ERROR_LOST,                           /* "lost" */
+    STORE_ERROR_RESULT,                         /* "result-not-stored" */
+    STORE_ERRORS
+};
+
+#define STORE_HAS_RESULT      0x01              /* a row in results */
+#define STORE_DISCARDED       0x02              /* deleted by the client */
+
+struct store_job {
+    uint16_t  layout;
+    uint8_t   state;                            /* enum store_state */
+    uint8_t   flags;
+    uint16_t  error;                            /* enum store_error */
+    uint16_t  strikes;                          /* attempts cut off */
+    uint8_t   id[ZONE_ID_SIZE];
+    uint64_t  created_ms;                       /* unix times */
+    uint64_t  started_ms;                       /* first attempt; 0: none */
+    uint64_t  finished_ms;                      /* 0: not settled */
+    uint64_t  not_before_ms;                    /* a retry waits for it */
+    uint64_t  expires_ms;                       /* 0: not settled */
+    uint64_t  result_size;                      /* of the body */
+    uint64_t  body_size;                        /* of the request */
+    uint32_t  attempts;
+    uint32_t  timeout_s;
+    uint32_t  location;
+    uint16_t  http_status;                      /* of the backend; 0: none */
+    uint16_t  type_len;                         /* Content-Type follows */
+    uint16_t  message_len;                      /* then the error's message */
+    uint16_t  spare[3];
+};
+
+_Static_assert(sizeof(struct store_job) == 104, "store_job");
+_Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
+_Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
+
+#define STORE_TYPE_MAX        256               /* longer ones are cut */
+#define STORE_MESSAGE_MAX     512
+
+#define STORE_RESULT_BLOB     0x01              /* body in blobs/<job id> */
+
+struct store_result {
+    uint16_t  layout;
+    uint16_t  http_status;
+    uint32_t  flags;
+    uint64_t  body_size;
+    uint32_t  headers_len;                      /* "Name: value\0..." */
+    uint32_t  spare;
+};
+
+_Static_assert(sizeof(struct store_result) == 24, "store_result");
+
+/* Big endian, so that the oldest comes first. */
+struct store_expiry_key {
+    uint8_t   expires_ms[8];
+    uint8_t   seq[8];
+};
+
+_Static_assert(sizeof(struct store_expiry_key) == 16, "store_expiry_key");
+
+#endif /* OFFLOAD_ZONE_STORE_H */
