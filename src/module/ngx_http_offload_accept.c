@@ -1,0 +1,326 @@
+
+/*
+ * Accepting: the PRECONTENT handler takes a request that has passed access
+ * control, reads its body, copies it all into the lane's submission ring and
+ * answers 202.  Runs in a worker process, never blocks, never waits.
+ *
+ * Killed before zone_sq_publish(), the process leaves a slot that the lane's
+ * next owner frees, perhaps a body in the spool that offloadd removes, and a
+ * client without an answer; after it, a job.  Whatever could fail is done
+ * before, so that an answer other than 202 leaves no job.
+ */
+
+
+#include "ngx_http_offload_module.h"
+
+
+static ngx_int_t ngx_http_offload_accept(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf);
+static ngx_int_t ngx_http_offload_room(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf);
+static void ngx_http_offload_body_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_offload_submit(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf);
+static ngx_int_t ngx_http_offload_spool(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, u_char id[ZONE_ID_TEXT]);
+static ngx_int_t ngx_http_offload_refuse(ngx_http_request_t *r,
+    const ngx_http_offload_problem_t *problem, const char *detail);
+
+
+static const ngx_http_offload_problem_t  ngx_http_offload_zone_full = {
+    NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("zone-full"),
+    ngx_string("No room for another job"), 5
+};
+
+static const ngx_http_offload_problem_t  ngx_http_offload_unavailable = {
+    NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("zone-unavailable"),
+    ngx_string("Jobs can not be accepted"), 2
+};
+
+static const ngx_http_offload_problem_t  ngx_http_offload_headers_large = {
+    431, ngx_string("header-fields-too-large"),
+    ngx_string("Header fields too large"), 0
+};
+
+
+/*
+ * RFC 9110, 15.3.3.  Returns NGX_DECLINED when the request is none of ours.
+ */
+
+ngx_int_t
+ngx_http_offload_precontent_handler(ngx_http_request_t *r)
+{
+    ngx_http_offload_ctx_t       *ctx;
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_offload_get_ctx(r);
+
+    if (ctx && ctx->replay) {
+        return ngx_http_offload_replay_precontent(r, ctx);
+    }
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+    if (olcf->zone == NULL || r->internal || ctx) {
+        return NGX_DECLINED;
+    }
+
+    return ngx_http_offload_accept(r, olcf);
+}
+
+
+static ngx_int_t
+ngx_http_offload_accept(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_http_offload_room(r, olcf);
+
+    if (rc != NGX_OK) {
+        ngx_http_finalize_request(r, rc);
+        return NGX_DONE;
+    }
+
+    /* bodies stay in memory, or go where they can be renamed from */
+
+    r->loc_conf = olcf->accept_conf;
+    r->request_body_in_file_only = 0;
+    r->request_body_in_single_buf = 0;
+    r->request_body_in_persistent_file = 1;
+    r->request_body_in_clean_file = 1;
+    r->request_body_file_log_level = 0;
+
+    rc = ngx_http_read_client_request_body(r, ngx_http_offload_body_handler);
+
+    if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+        return rc;
+    }
+
+    /* the phase engine does not drop the reference that reading took */
+
+    ngx_http_finalize_request(r, NGX_DONE);
+
+    return NGX_DONE;
+}
+
+
+/* Before the body is read: there is no use in sending it to a full zone. */
+
+static ngx_int_t
+ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
+{
+    off_t                      body;
+    size_t                     buffer;
+    ngx_http_offload_rt_t     *rt;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    rt = ngx_http_offload_rt_lane(olcf->zone);
+
+    if (rt == NULL) {
+        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable,
+                                       "This server has no place to put "
+                                       "jobs at the moment.");
+    }
+
+    clcf = olcf->accept_conf[ngx_http_core_module.ctx_index];
+
+    buffer = clcf->client_body_buffer_size;
+    body = r->headers_in.content_length_n;
+
+    if (body < 0 || body > (off_t) buffer) {
+        body = 0;
+    }
+
+    if (!zone_sq_room(&rt->producer, sizeof(struct zone_request) + body)) {
+        atomic_fetch_add_explicit(&rt->producer.lane->refused, 1,
+                                  memory_order_relaxed);
+
+        return ngx_http_offload_refuse(r, &ngx_http_offload_zone_full,
+                                       "Jobs arrive faster than they can be "
+                                       "stored.");
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_offload_body_handler(ngx_http_request_t *r)
+{
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+    ngx_http_finalize_request(r, ngx_http_offload_submit(r, olcf));
+}
+
+
+static ngx_int_t
+ngx_http_offload_submit(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf)
+{
+    int64_t                  slot;
+    size_t                   size;
+    ngx_int_t                rc;
+    ngx_str_t                context, host, body;
+    ngx_time_t              *tp;
+    struct zone_job          job;
+    struct zone_record      *rec;
+    struct zone_request      fixed;
+    ngx_http_offload_rt_t   *rt;
+    ngx_http_offload_ctx_t  *ctx;
+
+    /* while the body came in, lanes may have changed hands */
+
+    rt = ngx_http_offload_rt_lane(olcf->zone);
+
+    if (rt == NULL) {
+        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable,
+                                       "This server has no place to put "
+                                       "jobs at the moment.");
+    }
+
+    ctx = ngx_http_offload_add_ctx(r);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ngx_http_offload_record_prepare(r, olcf, &fixed, &context, &host)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    size = zone_request_size(&fixed);
+
+    if (zone_record_size(rt->zone.geo.sq_size, size) == 0) {
+        return ngx_http_offload_refuse(r, &ngx_http_offload_headers_large,
+                                       "The header fields and what is kept "
+                                       "with them do not fit the zone.");
+    }
+
+    slot = zone_slot_find(&rt->producer);
+    rec = zone_sq_reserve(&rt->producer, ZONE_RECORD_JOB, size);
+
+    if (slot < 0 || rec == NULL) {
+        atomic_fetch_add_explicit(&rt->producer.lane->refused, 1,
+                                  memory_order_relaxed);
+
+        return ngx_http_offload_refuse(r, &ngx_http_offload_zone_full,
+                                       "Jobs arrive faster than they can be "
+                                       "stored.");
+    }
+
+    if (zone_id_make(rec->id, rt->lane, (uint32_t) slot, &rt->random) != 0) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, ngx_errno,
+                      "getrandom() failed");
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    zone_id_format((char *) ctx->id, rec->id);
+
+    tp = ngx_timeofday();
+
+    rec->slot = (uint32_t) slot;
+    rec->created_ms = (uint64_t) tp->sec * 1000 + tp->msec;
+
+    ngx_http_offload_record_write(r, olcf, &fixed, &context, &host,
+                                  zone_record_payload(rec));
+
+    if (ngx_http_offload_prepare_accepted(r, rt, &olcf->entrance->status,
+                                          &host, ctx->id, fixed.timeout_s,
+                                          &body)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (fixed.flags & ZONE_REQUEST_BODY_FILE) {
+        rc = ngx_http_offload_spool(r, olcf, ctx->id);
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
+    ngx_memzero(&job, sizeof(struct zone_job));
+
+    ngx_memcpy(job.id, rec->id, ZONE_ID_SIZE);
+    job.created_ms = rec->created_ms;
+    job.body_size = fixed.body_size;
+    job.timeout_s = fixed.timeout_s;
+    job.location = fixed.location;
+
+    zone_slot_fill(&rt->producer, (uint32_t) slot, &job);
+    zone_sq_publish(&rt->producer);
+
+    ctx->id_set = 1;
+
+    ngx_http_offload_rt_wake(rt);
+
+    return ngx_http_offload_send(r, NGX_HTTP_ACCEPTED, "application/json",
+                                 &body);
+}
+
+
+/*
+ * The body was received into the spool's own tmp directory, so that this is
+ * a rename whatever its size.  The request's clean-up finds the old name gone
+ * and is content.
+ */
+
+static ngx_int_t
+ngx_http_offload_spool(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, u_char id[ZONE_ID_TEXT])
+{
+    u_char      *name, *p;
+    ngx_str_t   *store;
+    ngx_file_t  *file;
+
+    store = &olcf->zone->store;
+    file = &r->request_body->temp_file->file;
+
+    name = ngx_pnalloc(r->pool, store->len + sizeof("/" ZONE_DIR_SPOOL "/")
+                                + ZONE_ID_TEXT);
+    if (name == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    p = ngx_sprintf(name, "%V/%s/", store, ZONE_DIR_SPOOL);
+    p = ngx_cpymem(p, id, ZONE_ID_TEXT);
+    *p = '\0';
+
+    if (ngx_rename_file(file->name.data, name) == NGX_FILE_ERROR) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, ngx_errno,
+                      ngx_rename_file_n " \"%s\" to \"%s\" failed",
+                      file->name.data, name);
+
+        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable,
+                                       "The request body can not be kept.");
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_offload_refuse(ngx_http_request_t *r,
+    const ngx_http_offload_problem_t *problem, const char *detail)
+{
+    ngx_int_t  rc;
+
+    ngx_http_clean_header(r);
+
+    if (r->request_body == NULL) {
+        rc = ngx_http_discard_request_body(r);
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
+    return ngx_http_offload_send_problem(r, problem, detail);
+}

@@ -1,0 +1,566 @@
+
+/*
+ * What clients read: the 202, the job's document, RFC 9457 problems, and the
+ * URLs, times and estimates in them.  Runs in worker processes, touches the
+ * request's pool and reads offloadd's figures; nothing outlives the request.
+ */
+
+
+#include "ngx_http_offload_module.h"
+
+
+#define NGX_HTTP_OFFLOAD_TIME_LEN     (sizeof("2026-04-25T10:30:00Z") - 1)
+#define NGX_HTTP_OFFLOAD_RETRY        2     /* seconds, nothing measured */
+#define NGX_HTTP_OFFLOAD_RETRY_MAX    30
+
+
+static u_char *ngx_http_offload_time(u_char *p, uint64_t ms);
+static u_char *ngx_http_offload_string(u_char *p, const char *name,
+    ngx_str_t *value);
+static uint64_t ngx_http_offload_now(void);
+static uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
+    uint64_t start, uint64_t ahead, ngx_uint_t timeout_s);
+static ngx_uint_t ngx_http_offload_retry(ngx_http_offload_zone_t *zone,
+    uint64_t estimate);
+
+
+static const char  *ngx_http_offload_states[] = {
+    "", "queued", "running", "completed", "failed", "canceled", "expired"
+};
+
+static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
+    "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
+    "result-not-stored"
+};
+
+
+/*
+ * Sends a whole answer from memory and returns what the request is to be
+ * finalized with.  The caller has added its headers.
+ */
+
+ngx_int_t
+ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
+    const char *type, ngx_str_t *body)
+{
+    ngx_int_t     rc;
+    ngx_buf_t    *b;
+    ngx_chain_t   out;
+
+    r->headers_out.status = status;
+    r->headers_out.content_length_n = body->len;
+    r->headers_out.content_type.data = (u_char *) type;
+    r->headers_out.content_type.len = ngx_strlen(type);
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.content_type_lowcase = NULL;
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    b->pos = body->data;
+    b->last = body->data + body->len;
+    b->memory = 1;
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
+}
+
+
+ngx_int_t
+ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
+    const ngx_http_offload_problem_t *problem, const char *detail)
+{
+    u_char  *p;
+    size_t   len;
+
+    static const char  type[] = "{\"type\":\"urn:problem-type:offload:";
+
+    len = sizeof(type) + problem->type.len + problem->title.len
+          + ngx_strlen(detail) + NGX_INT_T_LEN
+          + sizeof("\",\"title\":\"\",\"status\":,\"detail\":\"\"}\n");
+
+    p = ngx_pnalloc(pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    out->data = p;
+
+    p = ngx_sprintf(p, "%s%V\",\"title\":\"%V\",\"status\":%ui,"
+                       "\"detail\":\"%s\"}\n",
+                    type, &problem->type, &problem->title, problem->status,
+                    detail);
+
+    out->len = p - out->data;
+
+    return NGX_OK;
+}
+
+
+/* `detail` is ours: plain text that JSON needs no escapes for. */
+
+ngx_int_t
+ngx_http_offload_send_problem(ngx_http_request_t *r,
+    const ngx_http_offload_problem_t *problem, const char *detail)
+{
+    ngx_str_t  body, value;
+
+    if (ngx_http_offload_problem_json(r->pool, &body, problem, detail)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_offload_add_header(r, "Cache-Control",
+                                    sizeof("Cache-Control") - 1, &value)
+        == NULL)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_str_set(&value, "offload");
+
+    if (ngx_http_offload_add_header(r, "Offload-Source",
+                                    sizeof("Offload-Source") - 1, &value)
+        == NULL)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (problem->retry_after
+        && ngx_http_offload_retry_after(r, problem->retry_after) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_offload_send(r, problem->status,
+                                 "application/problem+json", &body);
+}
+
+
+ngx_table_elt_t *
+ngx_http_offload_add_header(ngx_http_request_t *r, const char *name,
+    size_t len, ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NULL;
+    }
+
+    h->hash = 1;
+    h->key.len = len;
+    h->key.data = (u_char *) name;
+    h->value = *value;
+#if (nginx_version >= 1023000)
+    h->next = NULL;
+#endif
+
+    return h;
+}
+
+
+/* RFC 9110, 10.2.3; whole seconds, which every client understands. */
+
+ngx_int_t
+ngx_http_offload_retry_after(ngx_http_request_t *r, ngx_uint_t seconds)
+{
+    ngx_str_t  value;
+
+    value.data = ngx_pnalloc(r->pool, NGX_INT_T_LEN);
+    if (value.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    value.len = ngx_sprintf(value.data, "%ui", seconds) - value.data;
+
+    return ngx_http_offload_add_header(r, "Retry-After",
+                                       sizeof("Retry-After") - 1, &value)
+           ? NGX_OK : NGX_ERROR;
+}
+
+
+/*
+ * scheme://authority<prefix><id>: absolute, as the client reached us.  The
+ * prefix is the status location's, escaped.  nginx lets a host have quotes
+ * and bytes that are not ASCII; the URL stands in JSON as it is, so it has
+ * none.
+ */
+
+static ngx_int_t
+ngx_http_offload_job_url(ngx_http_request_t *r, ngx_str_t *prefix,
+    ngx_str_t *host, u_char id[ZONE_ID_TEXT], ngx_str_t *url)
+{
+    u_char  *p, c;
+    size_t   i;
+
+    p = ngx_pnalloc(r->pool, sizeof("https://") - 1 + host->len + prefix->len
+                             + ZONE_ID_TEXT);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    url->data = p;
+
+#if (NGX_HTTP_SSL)
+    if (r->connection->ssl) {
+        p = ngx_cpymem(p, "https://", sizeof("https://") - 1);
+    } else
+#endif
+    {
+        p = ngx_cpymem(p, "http://", sizeof("http://") - 1);
+    }
+
+    for (i = 0; i < host->len; i++) {
+        c = host->data[i];
+        *p++ = (c == '"' || c == '\\' || c >= 0x80) ? '_' : c;
+    }
+
+    p = ngx_cpymem(p, prefix->data, prefix->len);
+    p = ngx_cpymem(p, id, ZONE_ID_TEXT);
+
+    url->len = p - url->data;
+
+    return NGX_OK;
+}
+
+
+/*
+ * Headers and body of the 202, all that could fail for want of memory, before
+ * the job is published: RFC 9110, 15.3.3 and 8.7.
+ */
+
+ngx_int_t
+ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
+    u_char id[ZONE_ID_TEXT], ngx_uint_t timeout_s, ngx_str_t *body)
+{
+    u_char     *p;
+    uint64_t    now, estimate, waiting;
+    ngx_str_t   url, value;
+
+    if (ngx_http_offload_job_url(r, prefix, host, id, &url) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    now = ngx_http_offload_now();
+    waiting = atomic_load_explicit(&rt->zone.worker->waiting,
+                                   memory_order_relaxed);
+    estimate = ngx_http_offload_estimate(rt->conf, now, waiting, timeout_s);
+
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_offload_add_header(r, "Location", sizeof("Location") - 1,
+                                    &url)
+            == NULL
+        || ngx_http_offload_add_header(r, "Content-Location",
+                                       sizeof("Content-Location") - 1, &url)
+            == NULL
+        || ngx_http_offload_add_header(r, "Cache-Control",
+                                       sizeof("Cache-Control") - 1, &value)
+            == NULL
+        || ngx_http_offload_retry_after(r, ngx_http_offload_retry(rt->conf,
+                                                                  estimate))
+            != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    p = ngx_pnalloc(r->pool, sizeof("{\"job_id\":\"\",\"status\":\"queued\","
+                                    "\"status_url\":\"\",\"created_at\":\"\","
+                                    "\"estimated_completion\":\"\"}\n")
+                             + ZONE_ID_TEXT + url.len
+                             + 2 * NGX_HTTP_OFFLOAD_TIME_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    body->data = p;
+
+#define ngx_http_offload_put(p, text)                                         \
+    ngx_cpymem(p, text, sizeof(text) - 1)
+
+    p = ngx_http_offload_put(p, "{\"job_id\":\"");
+    p = ngx_cpymem(p, id, ZONE_ID_TEXT);
+    p = ngx_http_offload_put(p, "\",\"status\":\"queued\",\"status_url\":\"");
+    p = ngx_cpymem(p, url.data, url.len);
+    p = ngx_http_offload_put(p, "\",\"created_at\":\"");
+    p = ngx_http_offload_time(p, now);
+    p = ngx_http_offload_put(p, "\",\"estimated_completion\":\"");
+    p = ngx_http_offload_time(p, estimate);
+    p = ngx_http_offload_put(p, "\"}\n");
+
+    body->len = p - body->data;
+
+    return NGX_OK;
+}
+
+
+/* The job's document; 202 while pending, 200 once settled. */
+
+ngx_int_t
+ngx_http_offload_send_document(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job)
+{
+    u_char     *p, id[ZONE_ID_TEXT];
+    uint64_t    now, estimate, head, ahead;
+    ngx_str_t   host, url, body, value;
+    ngx_uint_t  pending;
+
+    zone_id_format((char *) id, job->id);
+
+    ngx_http_offload_authority(r, &host);
+
+    if (ngx_http_offload_job_url(r, prefix, &host, id, &url) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    p = ngx_pnalloc(r->pool, 768 + 2 * url.len
+                             + 6 * (job->type.len + job->message.len));
+    if (p == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    body.data = p;
+
+    now = ngx_http_offload_now();
+    pending = job->state == STORE_QUEUED || job->state == STORE_RUNNING;
+
+    p = ngx_http_offload_put(p, "{\"job_id\":\"");
+    p = ngx_cpymem(p, id, ZONE_ID_TEXT);
+    p = ngx_sprintf(p, "\",\"status\":\"%s\"",
+                    ngx_http_offload_states[job->state]);
+    p = ngx_http_offload_put(p, ",\"status_url\":\"");
+    p = ngx_cpymem(p, url.data, url.len);
+    *p++ = '"';
+
+    p = ngx_http_offload_put(p, ",\"created_at\":\"");
+    p = ngx_http_offload_time(p, job->created_ms);
+    *p++ = '"';
+
+    if (job->started_ms) {
+        p = ngx_http_offload_put(p, ",\"started_at\":\"");
+        p = ngx_http_offload_time(p, job->started_ms);
+        *p++ = '"';
+    }
+
+    if (job->finished_ms) {
+        p = ngx_http_offload_put(p, ",\"finished_at\":\"");
+        p = ngx_http_offload_time(p, job->finished_ms);
+        *p++ = '"';
+    }
+
+    p = ngx_sprintf(p, ",\"attempts\":%ui", job->attempts);
+
+    estimate = 0;
+
+    if (pending) {
+        ahead = 0;
+
+        if (job->state == STORE_RUNNING) {
+            estimate = ngx_http_offload_estimate(zone, job->started_ms, 0,
+                                                 job->timeout_s);
+            estimate = ngx_max(estimate, now + 1000);
+
+        } else {
+            if (job->seq && zone->rt->mapped) {
+                head = atomic_load_explicit(&zone->rt->zone.worker->head_seq,
+                                            memory_order_relaxed);
+                ahead = (head && job->seq > head) ? job->seq - head : 0;
+                p = ngx_sprintf(p, ",\"queue_position\":%uL", ahead + 1);
+            }
+
+            estimate = ngx_http_offload_estimate(zone, now, ahead,
+                                                 job->timeout_s);
+        }
+
+        p = ngx_http_offload_put(p, ",\"estimated_completion\":\"");
+        p = ngx_http_offload_time(p, estimate);
+        *p++ = '"';
+    }
+
+    if (job->progress) {
+        p = ngx_sprintf(p, ",\"progress\":%ui", job->progress - 1);
+    }
+
+    if (job->flags & STORE_HAS_RESULT) {
+        p = ngx_http_offload_put(p, ",\"result_url\":\"");
+        p = ngx_cpymem(p, url.data, url.len);
+        p = ngx_http_offload_put(p, "/result\"");
+    }
+
+    if (job->http_status) {
+        p = ngx_sprintf(p, ",\"response\":{\"status\":%ui", job->http_status);
+
+        if (job->type.len) {
+            p = ngx_http_offload_string(p, "content_type", &job->type);
+        }
+
+        p = ngx_sprintf(p, ",\"length\":%uL}", job->result_size);
+    }
+
+    if (job->error) {
+        p = ngx_sprintf(p, ",\"error\":{\"code\":\"%s\"",
+                        ngx_http_offload_errors[job->error]);
+
+        if (job->message.len) {
+            p = ngx_http_offload_string(p, "message", &job->message);
+        }
+
+        *p++ = '}';
+    }
+
+    p = ngx_http_offload_put(p, "}\n");
+
+    body.len = p - body.data;
+
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_offload_add_header(r, "Cache-Control",
+                                    sizeof("Cache-Control") - 1, &value)
+        == NULL)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (pending && ngx_http_offload_retry_after(r, ngx_http_offload_retry(zone,
+                                                                   estimate))
+                   != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_offload_send(r, (pending && r->method != NGX_HTTP_DELETE)
+                                    ? NGX_HTTP_ACCEPTED : NGX_HTTP_OK,
+                                 "application/json", &body);
+}
+
+
+/* RFC 3339; a second's text is made once. */
+
+static u_char *
+ngx_http_offload_time(u_char *p, uint64_t ms)
+{
+    ngx_tm_t  tm;
+    time_t    sec;
+
+    static time_t  cached;
+    static u_char  text[NGX_HTTP_OFFLOAD_TIME_LEN + 1];
+
+    sec = ms / 1000;
+
+    if (sec != cached || cached == 0) {
+        ngx_gmtime(sec, &tm);
+
+        ngx_sprintf(text, "%04d-%02d-%02dT%02d:%02d:%02dZ%Z", tm.ngx_tm_year,
+                    tm.ngx_tm_mon, tm.ngx_tm_mday, tm.ngx_tm_hour,
+                    tm.ngx_tm_min, tm.ngx_tm_sec);
+        cached = sec;
+    }
+
+    return ngx_cpymem(p, text, NGX_HTTP_OFFLOAD_TIME_LEN);
+}
+
+
+/*
+ * ,"name":"value".  Headers may hold any byte, JSON only UTF-8: what is not
+ * ASCII becomes a question mark.
+ */
+
+static u_char *
+ngx_http_offload_string(u_char *p, const char *name, ngx_str_t *value)
+{
+    size_t  i;
+
+    p = ngx_sprintf(p, ",\"%s\":\"", name);
+
+    for (i = 0; i < value->len; i++) {
+        if (value->data[i] >= 0x80) {
+            value->data[i] = '?';
+        }
+    }
+
+    p = (u_char *) ngx_escape_json(p, value->data, value->len);
+
+    *p++ = '"';
+
+    return p;
+}
+
+
+static uint64_t
+ngx_http_offload_now(void)
+{
+    ngx_time_t  *tp;
+
+    tp = ngx_timeofday();
+
+    return (uint64_t) tp->sec * 1000 + tp->msec;
+}
+
+
+/*
+ * When a job that starts to wait at `start` behind `ahead` others should be
+ * done.  As long as nothing was measured, this is the time by which its
+ * first attempt is over at the latest.
+ */
+
+static uint64_t
+ngx_http_offload_estimate(ngx_http_offload_zone_t *zone, uint64_t start,
+    uint64_t ahead, ngx_uint_t timeout_s)
+{
+    uint64_t             service, concurrency;
+    struct zone_worker  *worker;
+
+    if (!zone->rt->mapped) {
+        return start + (uint64_t) timeout_s * 1000;
+    }
+
+    worker = zone->rt->zone.worker;
+
+    service = atomic_load_explicit(&worker->service_us, memory_order_relaxed);
+    concurrency = atomic_load_explicit(&worker->concurrency,
+                                       memory_order_relaxed);
+
+    if (service == 0 || concurrency == 0) {
+        return start + (uint64_t) timeout_s * 1000;
+    }
+
+    return start + service * (ahead / concurrency + 1) / 1000;
+}
+
+
+static ngx_uint_t
+ngx_http_offload_retry(ngx_http_offload_zone_t *zone, uint64_t estimate)
+{
+    uint64_t  now, seconds;
+
+    if (!zone->rt->mapped
+        || atomic_load_explicit(&zone->rt->zone.worker->service_us,
+                                memory_order_relaxed)
+           == 0)
+    {
+        return NGX_HTTP_OFFLOAD_RETRY;
+    }
+
+    now = ngx_http_offload_now();
+    seconds = estimate > now ? (estimate - now + 999) / 1000 : 1;
+
+    return ngx_max(1, ngx_min(seconds, NGX_HTTP_OFFLOAD_RETRY_MAX));
+}

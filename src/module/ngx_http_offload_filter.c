@@ -1,0 +1,172 @@
+
+/*
+ * Two small corrections of answers on their way out, in worker processes:
+ *
+ *   413 of an offloaded location is a problem document like our other
+ *   refusals (nginx itself decides it, before any of our phases);
+ *
+ *   Offload-Replay is a word between this module and offloadd: a backend
+ *   does not get to say it.
+ */
+
+
+#include "ngx_http_offload_module.h"
+
+
+static ngx_int_t ngx_http_offload_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_offload_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static void ngx_http_offload_drop_replay(ngx_http_request_t *r);
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
+
+
+static const ngx_http_offload_problem_t  ngx_http_offload_too_large = {
+    NGX_HTTP_REQUEST_ENTITY_TOO_LARGE, ngx_string("body-too-large"),
+    ngx_string("Request body too large"), 0
+};
+
+
+void
+ngx_http_offload_filter_init(void)
+{
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_offload_header_filter;
+
+    ngx_http_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_http_offload_body_filter;
+}
+
+
+static ngx_int_t
+ngx_http_offload_header_filter(ngx_http_request_t *r)
+{
+    ngx_str_t                     value;
+    ngx_http_offload_ctx_t       *ctx;
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_offload_module);
+
+    if (r->upstream && r == r->main) {
+        ctx = ngx_http_offload_get_ctx(r);
+
+        if (ctx && ctx->replay) {
+            ngx_http_offload_drop_replay(r);
+        }
+    }
+
+    if (r->headers_out.status != NGX_HTTP_REQUEST_ENTITY_TOO_LARGE
+        || r != r->main || r->internal || ctx)
+    {
+        return ngx_http_next_header_filter(r);
+    }
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+    if (olcf->zone == NULL) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    ctx = ngx_http_offload_add_ctx(r);
+
+    if (ctx == NULL
+        || ngx_http_offload_problem_json(r->pool, &ctx->problem,
+                                         &ngx_http_offload_too_large,
+                                         "The request body is larger than "
+                                         "this location allows.")
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&value, "offload");
+
+    if (ngx_http_offload_add_header(r, "Offload-Source",
+                                    sizeof("Offload-Source") - 1, &value)
+        == NULL)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_http_clear_content_length(r);
+
+    ngx_str_set(&r->headers_out.content_type, "application/problem+json");
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.content_type_lowcase = NULL;
+    r->headers_out.content_length_n = ctx->problem.len;
+
+    return ngx_http_next_header_filter(r);
+}
+
+
+static ngx_int_t
+ngx_http_offload_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_buf_t               *b;
+    ngx_chain_t             *cl, out;
+    ngx_http_offload_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_offload_module);
+
+    if (ctx == NULL || ctx->problem.len == 0 || in == NULL) {
+        return ngx_http_next_body_filter(r, in);
+    }
+
+    for (cl = in; cl; cl = cl->next) {
+        cl->buf->pos = cl->buf->last;
+        cl->buf->file_pos = cl->buf->file_last;
+    }
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->pos = ctx->problem.data;
+    b->last = ctx->problem.data + ctx->problem.len;
+    b->memory = 1;
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    ngx_str_null(&ctx->problem);        /* once */
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_next_body_filter(r, &out);
+}
+
+
+static void
+ngx_http_offload_drop_replay(ngx_http_request_t *r)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_out.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == sizeof("Offload-Replay") - 1
+            && ngx_strncasecmp(h[i].key.data, (u_char *) "Offload-Replay",
+                               sizeof("Offload-Replay") - 1)
+               == 0)
+        {
+            h[i].hash = 0;
+        }
+    }
+}

@@ -1,0 +1,377 @@
+
+/*
+ * ngx_http_offload_module: what its files share.
+ *
+ *   _module.c    directives, variables, registration
+ *   _conf.c      configurations: created, merged, put to work
+ *   _zone.c      the offload_zone directive
+ *   _zones.c     zones on a (re)load: adopt, refuse or create the file
+ *   _files.c     what stands beside it: directories, policy, log
+ *   _spawn.c     starting and supervising offloadd
+ *   _lane.c      a worker process's end of a zone: lane, wake-up, parking
+ *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
+ *   _record.c    a request as the payload of a record
+ *   _context.c   what a replay must know of the original connection
+ *   _entrance.c  the replay listeners
+ *   _replay.c    a replay's way through the phases
+ *   _status.c    the status location: document, result, cancellation
+ *   _filter.c    two corrections of answers on their way out
+ *   _answer.c    the JSON of documents and problems, URLs, estimates
+ *   _store.c     reading the worker's store
+ *
+ * Configuration (zone, confs) lives as long as its cycle and is read-only
+ * once the cycle runs, `rt` apart: that is private to one worker process.
+ */
+
+
+#ifndef _NGX_HTTP_OFFLOAD_MODULE_H_INCLUDED_
+#define _NGX_HTTP_OFFLOAD_MODULE_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "zone.h"
+#include "zone_request.h"
+#include "zone_store.h"
+
+
+#ifndef NGX_OFFLOAD_WORKER_PATH
+#define NGX_OFFLOAD_WORKER_PATH     "/usr/sbin/offloadd"
+#endif
+
+#define NGX_HTTP_OFFLOAD_DIR        "/dev/shm/nginx-offload-"
+
+#define NGX_HTTP_OFFLOAD_TICK       1000            /* ms */
+#define NGX_HTTP_OFFLOAD_CANCEL_TIMEOUT  5000       /* ms */
+#define NGX_HTTP_OFFLOAD_PARKED     1024            /* per lane; the CQ has
+                                                       room for all of them */
+
+#define NGX_HTTP_OFFLOAD_ENTRANCE_LEN   16          /* hex digits */
+
+#define NGX_HTTP_OFFLOAD_ACCESS_ONCE    0
+#define NGX_HTTP_OFFLOAD_ACCESS_EVERY   1
+
+#define NGX_HTTP_OFFLOAD_WORKER_AUTO    0
+#define NGX_HTTP_OFFLOAD_WORKER_OFF     1
+
+
+typedef struct ngx_http_offload_rt_s  ngx_http_offload_rt_t;
+
+
+/* offload_zone */
+
+typedef struct {
+    ngx_str_t                   name;
+    ngx_str_t                   path;       /* the zone's directory */
+    ngx_str_t                   store;
+    ngx_str_t                   log;        /* empty: stderr */
+    off_t                       size;
+    ngx_uint_t                  lanes;      /* 0: up to us */
+    ngx_uint_t                  slots;      /* 0: up to us */
+    ngx_uint_t                  concurrency;/* 0: up to us */
+    time_t                      ttl;
+
+    struct zone_geometry        geometry;   /* as created or adopted */
+
+    ngx_path_t                 *spool_tmp;  /* bodies on their way in */
+    ngx_open_file_t            *log_file;
+
+    u_char                     *conf_file;  /* where it was declared, */
+    ngx_uint_t                  line;       /* or first used */
+    unsigned                    defined:1;
+
+    ngx_uint_t                  manager_msec;   /* the helper's back-off */
+    ngx_uint_t                  manager_next;
+    int                         manager_lock;
+
+    ngx_http_offload_rt_t      *rt;         /* this process's end of it */
+} ngx_http_offload_zone_t;
+
+
+/* One replay listener: a server{} and a zone it uses. */
+
+typedef struct {
+    ngx_http_offload_zone_t    *zone;
+    ngx_str_t                   status;     /* "/jobs/", of that server */
+    u_char                      name[NGX_HTTP_OFFLOAD_ENTRANCE_LEN];
+    ngx_str_t                   path;       /* of its socket */
+} ngx_http_offload_entrance_t;
+
+
+typedef struct {
+    ngx_array_t                 zones;      /* ngx_http_offload_zone_t * */
+    ngx_array_t                 locations;  /* ..._location_t */
+    ngx_uint_t                  worker;
+    ngx_str_t                   worker_path;
+    ngx_uint_t                  worker_set;
+} ngx_http_offload_main_conf_t;
+
+
+typedef struct {
+    ngx_array_t                 entrances;  /* ..._entrance_t * */
+    ngx_http_offload_entrance_t  *entered;  /* set in the copy that serves a
+                                               replay listener, only there */
+} ngx_http_offload_srv_conf_t;
+
+
+typedef struct {
+    ngx_http_offload_zone_t    *zone;       /* offload */
+    ngx_http_offload_zone_t    *status;     /* offload_status */
+    ngx_array_t                *keep;       /* ..._keep_t */
+    ngx_uint_t                  access;
+    time_t                      timeout;    /* of one attempt */
+    size_t                      body_buffer;
+    ngx_uint_t                  body_buffer_default;
+
+    ngx_http_offload_entrance_t  *entrance; /* of this server and zone */
+    uint32_t                    hash;       /* of the location's name */
+    ngx_str_t                   prefix;     /* of a status location */
+    void                      **accept_conf;/* loc_conf while accepting */
+} ngx_http_offload_loc_conf_t;
+
+
+/* A place where jobs are accepted, as collected while merging. */
+
+typedef struct {
+    ngx_http_offload_loc_conf_t  *olcf;
+    ngx_http_core_srv_conf_t     *cscf;
+    void                        **loc_conf;
+} ngx_http_offload_location_t;
+
+
+typedef struct {
+    ngx_str_t                   name;
+    ngx_int_t                   index;
+} ngx_http_offload_keep_t;
+
+
+/* A request that became a job, or that is the replay of one. */
+
+typedef struct {
+    u_char                      id[ZONE_ID_TEXT];
+    ngx_uint_t                  id_set;
+
+    /* of a replay */
+    ngx_uint_t                  replay;
+    ngx_str_t                   attempt;
+    ngx_str_t                   keep;       /* name \0 value \0 ... */
+    ngx_uint_t                  https;
+    ngx_connection_t           *connection;
+    struct sockaddr            *sockaddr;   /* what was there before */
+    socklen_t                   socklen;
+    ngx_str_t                   addr_text;
+    struct sockaddr            *local_sockaddr;
+    socklen_t                   local_socklen;
+    ngx_event_t                 timeouts;   /* posted */
+
+    /* what the header filter decided to send instead */
+    ngx_str_t                   problem;
+} ngx_http_offload_ctx_t;
+
+
+/* A job as its document shows it, from a slot or from the store. */
+
+typedef struct {
+    uint8_t                     id[ZONE_ID_SIZE];
+    ngx_uint_t                  state;      /* enum store_state */
+    ngx_uint_t                  flags;      /* STORE_* */
+    ngx_uint_t                  error;
+    uint64_t                    seq;
+    uint64_t                    created_ms;
+    uint64_t                    started_ms;
+    uint64_t                    finished_ms;
+    uint64_t                    result_size;
+    ngx_uint_t                  attempts;
+    ngx_uint_t                  timeout_s;
+    ngx_uint_t                  progress;   /* percent + 1 */
+    ngx_uint_t                  http_status;
+    ngx_str_t                   type;
+    ngx_str_t                   message;
+} ngx_http_offload_job_t;
+
+
+typedef struct {
+    ngx_uint_t                  status;
+    ngx_str_t                   headers;    /* "Name: value\0..." */
+    ngx_str_t                   body;       /* inline */
+    ngx_uint_t                  blob;       /* else a file */
+    off_t                       size;
+} ngx_http_offload_result_t;
+
+
+/* A request that waits for a completion. */
+
+typedef struct ngx_http_offload_parked_s  ngx_http_offload_parked_t;
+
+typedef void (*ngx_http_offload_wakened_pt)(ngx_http_request_t *r,
+    ngx_int_t result);
+
+struct ngx_http_offload_parked_s {
+    ngx_http_request_t           *request;  /* NULL: free */
+    ngx_http_offload_rt_t        *rt;
+    ngx_http_offload_wakened_pt   handler;
+    ngx_event_t                   timer;
+    uint32_t                      serial;   /* tells reuses apart */
+    uint32_t                      next;     /* in the free list */
+};
+
+
+#define NGX_HTTP_OFFLOAD_TIMEOUT      1000  /* beside zone_completion_result */
+
+#define NGX_HTTP_OFFLOAD_NO_LANE      ((uint32_t) -1)
+
+/* One process's end of a zone. */
+
+struct ngx_http_offload_rt_s {
+    ngx_http_offload_zone_t    *conf;
+    struct zone                 zone;
+    unsigned                    mapped:1;
+    unsigned                    broken:1;
+
+    int                         lock;       /* -1: not open */
+    int                         bell;       /* to ring with */
+    struct zone_bell            worker;
+    uint32_t                    lane;       /* or NO_LANE */
+    struct zone_producer        producer;
+    ngx_connection_t           *wake;
+    ngx_msec_t                  tried;      /* last look for a lane */
+    time_t                      warned;     /* last log line of a kind */
+
+    ngx_event_t                 tick;
+
+    ngx_http_offload_parked_t  *parked;
+    uint32_t                    free;       /* head of the free list */
+    ngx_uint_t                  nparked;
+
+    struct zone_random          random;
+
+    void                       *store;      /* ngx_http_offload_store_t */
+};
+
+
+/* A reason to refuse: an RFC 9457 problem. */
+
+typedef struct {
+    ngx_uint_t                  status;
+    ngx_str_t                   type;       /* last part of the type URI */
+    ngx_str_t                   title;
+    ngx_uint_t                  retry_after;    /* seconds; 0: none */
+} ngx_http_offload_problem_t;
+
+
+extern ngx_module_t  ngx_http_offload_core_module;
+extern ngx_module_t  ngx_http_offload_module;
+
+
+/* _conf.c */
+void *ngx_http_offload_create_main_conf(ngx_conf_t *cf);
+void *ngx_http_offload_create_srv_conf(ngx_conf_t *cf);
+void *ngx_http_offload_create_loc_conf(ngx_conf_t *cf);
+char *ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+ngx_int_t ngx_http_offload_postconfiguration(ngx_conf_t *cf);
+
+/* _zone.c */
+char *ngx_http_offload_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_http_offload_zone_t *ngx_http_offload_zone_get(ngx_conf_t *cf,
+    ngx_str_t *name);
+ngx_int_t ngx_http_offload_zones_check(ngx_conf_t *cf,
+    ngx_http_offload_main_conf_t *omcf);
+
+/* _zones.c, _files.c: in the master, as root where it is */
+char *ngx_http_offload_zones_init_conf(ngx_cycle_t *cycle, void *conf);
+ngx_int_t ngx_http_offload_zones_init_module(ngx_cycle_t *cycle);
+ngx_int_t ngx_http_offload_zone_dirs(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone, uid_t uid, gid_t gid);
+ngx_int_t ngx_http_offload_zone_sockets(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone);
+ngx_int_t ngx_http_offload_zone_log(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone);
+void ngx_http_offload_zone_user(ngx_cycle_t *cycle, uid_t *uid, gid_t *gid);
+
+/* _spawn.c: in the "cache manager" helper */
+ngx_msec_t ngx_http_offload_manager(void *data);
+
+/* _lane.c: in a worker process */
+ngx_int_t ngx_http_offload_rt_init(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone);
+void ngx_http_offload_rt_exit(ngx_http_offload_zone_t *zone);
+ngx_http_offload_rt_t *ngx_http_offload_rt_lane(ngx_http_offload_zone_t *zone);
+void ngx_http_offload_rt_wake(ngx_http_offload_rt_t *rt);
+ngx_int_t ngx_http_offload_park(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, ngx_http_offload_wakened_pt handler,
+    ngx_msec_t timeout, uint64_t *token);
+
+/* _accept.c */
+ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
+
+/* _record.c */
+ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
+    ngx_str_t *context, ngx_str_t *host);
+void ngx_http_offload_record_write(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
+    ngx_str_t *context, ngx_str_t *host, u_char *p);
+void ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host);
+
+/* _context.c */
+ngx_int_t ngx_http_offload_context(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_str_t *context);
+ngx_int_t ngx_http_offload_replay_context(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx, ngx_str_t *value);
+void ngx_http_offload_replay_restore(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
+
+/* _entrance.c */
+ngx_int_t ngx_http_offload_add_entrance(ngx_conf_t *cf,
+    ngx_http_core_srv_conf_t *cscf, ngx_http_offload_entrance_t *entrance);
+ngx_uint_t ngx_http_offload_entered(ngx_http_request_t *r);
+
+/* _replay.c */
+ngx_int_t ngx_http_offload_replay_init(ngx_conf_t *cf);
+ngx_http_offload_ctx_t *ngx_http_offload_get_ctx(ngx_http_request_t *r);
+ngx_http_offload_ctx_t *ngx_http_offload_add_ctx(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_replay_post_read(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
+
+/* _status.c */
+ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
+
+/* _filter.c */
+void ngx_http_offload_filter_init(void);
+
+/* _answer.c */
+ngx_int_t ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
+    const char *type, ngx_str_t *body);
+ngx_int_t ngx_http_offload_send_problem(ngx_http_request_t *r,
+    const ngx_http_offload_problem_t *problem, const char *detail);
+ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
+    const ngx_http_offload_problem_t *problem, const char *detail);
+ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
+    u_char id[ZONE_ID_TEXT], ngx_uint_t timeout_s, ngx_str_t *body);
+ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
+    const char *name, size_t len, ngx_str_t *value);
+ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
+    ngx_uint_t seconds);
+
+/* _store.c: in a worker process */
+#define NGX_HTTP_OFFLOAD_STORE_ABSENT  NGX_DECLINED  /* nothing stored yet */
+
+ngx_int_t ngx_http_offload_store_job(ngx_http_offload_rt_t *rt,
+    ngx_pool_t *pool, const uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_store_result(ngx_http_offload_rt_t *rt,
+    ngx_pool_t *pool, uint64_t seq, ngx_http_offload_result_t *result);
+void ngx_http_offload_store_check(ngx_http_offload_rt_t *rt);
+void ngx_http_offload_store_close(ngx_http_offload_rt_t *rt);
+
+
+#endif /* _NGX_HTTP_OFFLOAD_MODULE_H_INCLUDED_ */

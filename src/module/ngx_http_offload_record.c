@@ -1,0 +1,334 @@
+
+/*
+ * A request as the payload of a job record: see src/zone/zone_request.h for
+ * the form.  _prepare() measures everything, _write() copies it straight
+ * into the ring; between the two nothing may change.
+ *
+ * Left out are hop-by-hop headers (RFC 9110, 7.6.1), what offloadd's own
+ * framing replaces, and all Offload-* headers: only we say those.
+ */
+
+
+#include "ngx_http_offload_module.h"
+
+
+static ngx_uint_t ngx_http_offload_header_dropped(ngx_http_request_t *r,
+    ngx_table_elt_t *h);
+static ngx_uint_t ngx_http_offload_connection_names(ngx_http_request_t *r,
+    ngx_table_elt_t *h);
+static off_t ngx_http_offload_body_size(ngx_http_request_t *r);
+
+
+#define ngx_http_offload_name_is(h, text)                                     \
+    ((h)->key.len == sizeof(text) - 1                                         \
+     && ngx_memcmp((h)->lowcase_key, text, sizeof(text) - 1) == 0)
+
+
+ngx_int_t
+ngx_http_offload_record_prepare(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
+    ngx_str_t *context, ngx_str_t *host)
+{
+    size_t            headers;
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    ngx_memzero(fixed, sizeof(struct zone_request));
+
+    ngx_http_offload_authority(r, host);
+
+    headers = sizeof("Host: ") - 1 + host->len + 1;
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (ngx_http_offload_header_dropped(r, &h[i])) {
+            continue;
+        }
+
+        if (ngx_http_offload_name_is(&h[i], "idempotency-key")) {
+            fixed->flags |= ZONE_REQUEST_CLIENT_KEY;
+        }
+
+        headers += h[i].key.len + 2 + h[i].value.len + 1;
+    }
+
+    if (ngx_http_offload_context(r, olcf, context) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (r->method_name.len > 0xffff || r->unparsed_uri.len > 0xffffffff
+        || headers > 0xffffffff)
+    {
+        return NGX_ERROR;
+    }
+
+    fixed->layout = ZONE_REQUEST_LAYOUT;
+    fixed->timeout_s = (uint32_t) olcf->timeout;
+    fixed->body_size = (uint64_t) ngx_http_offload_body_size(r);
+    fixed->location = olcf->hash;
+    fixed->method_len = (uint16_t) r->method_name.len;
+    fixed->entrance_len = NGX_HTTP_OFFLOAD_ENTRANCE_LEN;
+    fixed->uri_len = (uint32_t) r->unparsed_uri.len;
+    fixed->queue_len = (uint16_t) olcf->zone->name.len;
+    fixed->context_len = (uint32_t) context->len;
+    fixed->headers_len = (uint32_t) headers;
+
+    if (r->request_body && r->request_body->temp_file) {
+        fixed->flags |= ZONE_REQUEST_BODY_FILE;
+    }
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_offload_record_write(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
+    ngx_str_t *context, ngx_str_t *host, u_char *p)
+{
+    ngx_uint_t        i;
+    ngx_chain_t      *cl;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    p = ngx_cpymem(p, fixed, sizeof(struct zone_request));
+    p = ngx_cpymem(p, r->method_name.data, r->method_name.len);
+    p = ngx_cpymem(p, olcf->entrance->name, NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
+    p = ngx_cpymem(p, r->unparsed_uri.data, r->unparsed_uri.len);
+    p = ngx_cpymem(p, olcf->zone->name.data, olcf->zone->name.len);
+    p = ngx_cpymem(p, context->data, context->len);
+
+    p = ngx_cpymem(p, "Host: ", sizeof("Host: ") - 1);
+    p = ngx_cpymem(p, host->data, host->len);
+    *p++ = '\0';
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (ngx_http_offload_header_dropped(r, &h[i])) {
+            continue;
+        }
+
+        p = ngx_cpymem(p, h[i].key.data, h[i].key.len);
+        *p++ = ':';
+        *p++ = ' ';
+        p = ngx_cpymem(p, h[i].value.data, h[i].value.len);
+        *p++ = '\0';
+    }
+
+    if (r->request_body == NULL || (fixed->flags & ZONE_REQUEST_BODY_FILE)) {
+        return;
+    }
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        p = ngx_cpymem(p, cl->buf->pos, cl->buf->last - cl->buf->pos);
+    }
+}
+
+
+/*
+ * Host and port as the client named them; when it named none (HTTP/1.0), the
+ * server's name.  The host of an absolute request target rules over the
+ * header (RFC 9112, 3.2.2).
+ */
+
+void
+ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host)
+{
+    ngx_http_core_srv_conf_t  *cscf;
+
+    if (r->host_start && r->host_end && r->http_version < NGX_HTTP_VERSION_20)
+    {
+        host->data = r->host_start;
+        host->len = r->host_end - r->host_start;
+
+        if (r->port_start && r->port_end > r->port_start
+            && r->port_start == r->host_end + 1)
+        {
+            host->len = r->port_end - r->host_start;
+        }
+
+        return;
+    }
+
+    if (r->headers_in.host && r->headers_in.host->value.len) {
+        *host = r->headers_in.host->value;
+        return;
+    }
+
+    cscf = ngx_http_get_module_srv_conf(r, ngx_http_core_module);
+
+    *host = cscf->server_name;
+
+    if (host->len == 0) {
+        ngx_str_set(host, "localhost");
+    }
+}
+
+
+static ngx_uint_t
+ngx_http_offload_header_dropped(ngx_http_request_t *r, ngx_table_elt_t *h)
+{
+    if (h->key.len > 8 && ngx_memcmp(h->lowcase_key, "offload-", 8) == 0) {
+        return 1;
+    }
+
+    switch (h->lowcase_key[0]) {
+
+    case 'c':
+        if (ngx_http_offload_name_is(h, "connection")
+            || ngx_http_offload_name_is(h, "content-length"))
+        {
+            return 1;
+        }
+
+        break;
+
+    case 'e':
+        if (ngx_http_offload_name_is(h, "expect")) {
+            return 1;
+        }
+
+        break;
+
+    case 'h':
+        if (ngx_http_offload_name_is(h, "host")
+            || ngx_http_offload_name_is(h, "http2-settings"))
+        {
+            return 1;
+        }
+
+        break;
+
+    case 'k':
+        if (ngx_http_offload_name_is(h, "keep-alive")) {
+            return 1;
+        }
+
+        break;
+
+    case 'p':
+        if (ngx_http_offload_name_is(h, "proxy-connection")) {
+            return 1;
+        }
+
+        break;
+
+    case 't':
+        if (ngx_http_offload_name_is(h, "te")
+            || ngx_http_offload_name_is(h, "trailer")
+            || ngx_http_offload_name_is(h, "transfer-encoding"))
+        {
+            return 1;
+        }
+
+        break;
+
+    case 'u':
+        if (ngx_http_offload_name_is(h, "upgrade")) {
+            return 1;
+        }
+
+        break;
+    }
+
+    if (r->headers_in.connection == NULL) {
+        return 0;
+    }
+
+    return ngx_http_offload_connection_names(r, h);
+}
+
+
+/* A header that Connection names is for this connection only. */
+
+static ngx_uint_t
+ngx_http_offload_connection_names(ngx_http_request_t *r, ngx_table_elt_t *h)
+{
+    u_char     *p, *last, *token;
+    ngx_str_t  *value;
+
+    value = &r->headers_in.connection->value;
+
+    if ((value->len == 10
+         && ngx_strncasecmp(value->data, (u_char *) "keep-alive", 10) == 0)
+        || (value->len == 5
+            && ngx_strncasecmp(value->data, (u_char *) "close", 5) == 0))
+    {
+        return 0;
+    }
+
+    p = value->data;
+    last = p + value->len;
+
+    while (p < last) {
+
+        while (p < last && (*p == ' ' || *p == '\t' || *p == ',')) {
+            p++;
+        }
+
+        token = p;
+
+        while (p < last && *p != ' ' && *p != '\t' && *p != ',') {
+            p++;
+        }
+
+        if ((size_t) (p - token) == h->key.len && h->key.len
+            && ngx_strncasecmp(token, h->lowcase_key, h->key.len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static off_t
+ngx_http_offload_body_size(ngx_http_request_t *r)
+{
+    off_t         size;
+    ngx_chain_t  *cl;
+
+    if (r->request_body == NULL) {
+        return 0;
+    }
+
+    if (r->request_body->temp_file) {
+        return r->request_body->temp_file->file.offset;
+    }
+
+    size = 0;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        size += cl->buf->last - cl->buf->pos;
+    }
+
+    return size;
+}
