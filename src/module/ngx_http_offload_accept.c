@@ -16,30 +16,33 @@
 
 static ngx_int_t ngx_http_offload_accept(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf);
-static ngx_int_t ngx_http_offload_room(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf);
+static const ngx_http_offload_problem_t *ngx_http_offload_room(
+    ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf);
+static const ngx_http_offload_problem_t *ngx_http_offload_full(
+    ngx_http_offload_rt_t *rt);
 static void ngx_http_offload_body_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_http_offload_submit(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf);
 static ngx_int_t ngx_http_offload_spool(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, u_char id[ZONE_ID_TEXT]);
 static ngx_int_t ngx_http_offload_refuse(ngx_http_request_t *r,
-    const ngx_http_offload_problem_t *problem, const char *detail);
+    const ngx_http_offload_problem_t *problem);
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_zone_full = {
-    NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("zone-full"),
-    ngx_string("No room for another job"), 5
+    NGX_HTTP_SERVICE_UNAVAILABLE, 5, "zone-full", "No room for another job",
+    "Jobs arrive faster than they can be stored."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_unavailable = {
-    NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("zone-unavailable"),
-    ngx_string("Jobs can not be accepted"), 2
+    NGX_HTTP_SERVICE_UNAVAILABLE, 2, "zone-unavailable",
+    "Jobs can not be accepted",
+    "This server has no place to put jobs at the moment."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_headers_large = {
-    431, ngx_string("header-fields-too-large"),
-    ngx_string("Header fields too large"), 0
+    431, 0, "header-fields-too-large", "Header fields too large",
+    "The header fields and what is kept with them do not fit the zone."
 };
 
 
@@ -65,7 +68,13 @@ ngx_http_offload_precontent_handler(ngx_http_request_t *r)
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
-    if (olcf->zone == NULL || r->internal || ctx) {
+    /*
+     * Internal redirects (try_files, index, rewrite) are welcome: the replay
+     * takes the same way.  What a backend or an error page has had its part
+     * in already is not started over.
+     */
+
+    if (olcf->zone == NULL || r->error_page || r->upstream || ctx) {
         return NGX_DECLINED;
     }
 
@@ -77,11 +86,13 @@ static ngx_int_t
 ngx_http_offload_accept(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf)
 {
-    ngx_int_t  rc;
+    ngx_int_t                          rc;
+    const ngx_http_offload_problem_t  *problem;
 
-    rc = ngx_http_offload_room(r, olcf);
+    problem = ngx_http_offload_room(r, olcf);
 
-    if (rc != NGX_OK) {
+    if (problem) {
+        rc = ngx_http_offload_refuse(r, problem);
         ngx_http_finalize_request(r, rc);
         return NGX_DONE;
     }
@@ -109,9 +120,12 @@ ngx_http_offload_accept(ngx_http_request_t *r,
 }
 
 
-/* Before the body is read: there is no use in sending it to a full zone. */
+/*
+ * Before the body is read: there is no use in sending it to a full zone.
+ * NULL: go on.
+ */
 
-static ngx_int_t
+static const ngx_http_offload_problem_t *
 ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
 {
     off_t                      body;
@@ -122,9 +136,7 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
     rt = ngx_http_offload_rt_lane(olcf->zone);
 
     if (rt == NULL) {
-        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable,
-                                       "This server has no place to put "
-                                       "jobs at the moment.");
+        return &ngx_http_offload_unavailable;
     }
 
     clcf = olcf->accept_conf[ngx_http_core_module.ctx_index];
@@ -136,16 +148,23 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
         body = 0;
     }
 
-    if (!zone_sq_room(&rt->producer, sizeof(struct zone_request) + body)) {
-        atomic_fetch_add_explicit(&rt->producer.lane->refused, 1,
-                                  memory_order_relaxed);
-
-        return ngx_http_offload_refuse(r, &ngx_http_offload_zone_full,
-                                       "Jobs arrive faster than they can be "
-                                       "stored.");
+    if (zone_sq_room(&rt->producer, sizeof(struct zone_request) + body)
+        && zone_slot_find(&rt->producer) >= 0)
+    {
+        return NULL;
     }
 
-    return NGX_OK;
+    return ngx_http_offload_full(rt);
+}
+
+
+static const ngx_http_offload_problem_t *
+ngx_http_offload_full(ngx_http_offload_rt_t *rt)
+{
+    atomic_fetch_add_explicit(&rt->producer.lane->refused, 1,
+                              memory_order_relaxed);
+
+    return &ngx_http_offload_zone_full;
 }
 
 
@@ -166,7 +185,6 @@ ngx_http_offload_submit(ngx_http_request_t *r,
 {
     int64_t                  slot;
     size_t                   size;
-    ngx_int_t                rc;
     ngx_str_t                context, host, body;
     ngx_time_t              *tp;
     struct zone_job          job;
@@ -180,9 +198,7 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     rt = ngx_http_offload_rt_lane(olcf->zone);
 
     if (rt == NULL) {
-        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable,
-                                       "This server has no place to put "
-                                       "jobs at the moment.");
+        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
     }
 
     ctx = ngx_http_offload_add_ctx(r);
@@ -199,21 +215,14 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     size = zone_request_size(&fixed);
 
     if (zone_record_size(rt->zone.geo.sq_size, size) == 0) {
-        return ngx_http_offload_refuse(r, &ngx_http_offload_headers_large,
-                                       "The header fields and what is kept "
-                                       "with them do not fit the zone.");
+        return ngx_http_offload_refuse(r, &ngx_http_offload_headers_large);
     }
 
     slot = zone_slot_find(&rt->producer);
     rec = zone_sq_reserve(&rt->producer, ZONE_RECORD_JOB, size);
 
     if (slot < 0 || rec == NULL) {
-        atomic_fetch_add_explicit(&rt->producer.lane->refused, 1,
-                                  memory_order_relaxed);
-
-        return ngx_http_offload_refuse(r, &ngx_http_offload_zone_full,
-                                       "Jobs arrive faster than they can be "
-                                       "stored.");
+        return ngx_http_offload_refuse(r, ngx_http_offload_full(rt));
     }
 
     if (zone_id_make(rec->id, rt->lane, (uint32_t) slot, &rt->random) != 0) {
@@ -240,11 +249,10 @@ ngx_http_offload_submit(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (fixed.flags & ZONE_REQUEST_BODY_FILE) {
-        rc = ngx_http_offload_spool(r, olcf, ctx->id);
-        if (rc != NGX_OK) {
-            return rc;
-        }
+    if ((fixed.flags & ZONE_REQUEST_BODY_FILE)
+        && ngx_http_offload_spool(r, olcf, ctx->id) != NGX_OK)
+    {
+        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
     }
 
     ngx_memzero(&job, sizeof(struct zone_job));
@@ -287,7 +295,7 @@ ngx_http_offload_spool(ngx_http_request_t *r,
     name = ngx_pnalloc(r->pool, store->len + sizeof("/" ZONE_DIR_SPOOL "/")
                                 + ZONE_ID_TEXT);
     if (name == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NGX_ERROR;
     }
 
     p = ngx_sprintf(name, "%V/%s/", store, ZONE_DIR_SPOOL);
@@ -299,17 +307,18 @@ ngx_http_offload_spool(ngx_http_request_t *r,
                       ngx_rename_file_n " \"%s\" to \"%s\" failed",
                       file->name.data, name);
 
-        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable,
-                                       "The request body can not be kept.");
+        return NGX_ERROR;
     }
 
     return NGX_OK;
 }
 
 
+/* Also after the 202 was prepared: its headers go. */
+
 static ngx_int_t
 ngx_http_offload_refuse(ngx_http_request_t *r,
-    const ngx_http_offload_problem_t *problem, const char *detail)
+    const ngx_http_offload_problem_t *problem)
 {
     ngx_int_t  rc;
 
@@ -322,5 +331,5 @@ ngx_http_offload_refuse(ngx_http_request_t *r,
         }
     }
 
-    return ngx_http_offload_send_problem(r, problem, detail);
+    return ngx_http_offload_send_problem(r, problem);
 }

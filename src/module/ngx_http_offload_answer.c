@@ -80,15 +80,16 @@ ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
 
 ngx_int_t
 ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
-    const ngx_http_offload_problem_t *problem, const char *detail)
+    const ngx_http_offload_problem_t *problem)
 {
     u_char  *p;
     size_t   len;
 
     static const char  type[] = "{\"type\":\"urn:problem-type:offload:";
 
-    len = sizeof(type) + problem->type.len + problem->title.len
-          + ngx_strlen(detail) + NGX_INT_T_LEN
+    len = sizeof(type) + ngx_strlen(problem->type)
+          + ngx_strlen(problem->title) + ngx_strlen(problem->detail)
+          + NGX_INT_T_LEN
           + sizeof("\",\"title\":\"\",\"status\":,\"detail\":\"\"}\n");
 
     p = ngx_pnalloc(pool, len);
@@ -98,10 +99,10 @@ ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
 
     out->data = p;
 
-    p = ngx_sprintf(p, "%s%V\",\"title\":\"%V\",\"status\":%ui,"
+    p = ngx_sprintf(p, "%s%s\",\"title\":\"%s\",\"status\":%ui,"
                        "\"detail\":\"%s\"}\n",
-                    type, &problem->type, &problem->title, problem->status,
-                    detail);
+                    type, problem->type, problem->title, problem->status,
+                    problem->detail);
 
     out->len = p - out->data;
 
@@ -109,15 +110,13 @@ ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
 }
 
 
-/* `detail` is ours: plain text that JSON needs no escapes for. */
-
 ngx_int_t
 ngx_http_offload_send_problem(ngx_http_request_t *r,
-    const ngx_http_offload_problem_t *problem, const char *detail)
+    const ngx_http_offload_problem_t *problem)
 {
     ngx_str_t  body, value;
 
-    if (ngx_http_offload_problem_json(r->pool, &body, problem, detail)
+    if (ngx_http_offload_problem_json(r->pool, &body, problem)
         != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

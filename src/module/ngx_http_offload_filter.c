@@ -24,8 +24,9 @@ static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_too_large = {
-    NGX_HTTP_REQUEST_ENTITY_TOO_LARGE, ngx_string("body-too-large"),
-    ngx_string("Request body too large"), 0
+    NGX_HTTP_REQUEST_ENTITY_TOO_LARGE, 0, "body-too-large",
+    "Request body too large",
+    "The request body is larger than this location allows."
 };
 
 
@@ -73,9 +74,7 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
 
     if (ctx == NULL
         || ngx_http_offload_problem_json(r->pool, &ctx->problem,
-                                         &ngx_http_offload_too_large,
-                                         "The request body is larger than "
-                                         "this location allows.")
+                                         &ngx_http_offload_too_large)
            != NGX_OK)
     {
         return NGX_ERROR;

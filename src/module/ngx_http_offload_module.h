@@ -251,13 +251,14 @@ struct ngx_http_offload_rt_s {
 };
 
 
-/* A reason to refuse: an RFC 9457 problem. */
+/* A reason to refuse, RFC 9457.  Texts are ours: JSON without escapes. */
 
 typedef struct {
     ngx_uint_t                  status;
-    ngx_str_t                   type;       /* last part of the type URI */
-    ngx_str_t                   title;
     ngx_uint_t                  retry_after;    /* seconds; 0: none */
+    const char                 *type;       /* last part of the type URI */
+    const char                 *title;
+    const char                 *detail;
 } ngx_http_offload_problem_t;
 
 
@@ -348,9 +349,9 @@ void ngx_http_offload_filter_init(void);
 ngx_int_t ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
     const char *type, ngx_str_t *body);
 ngx_int_t ngx_http_offload_send_problem(ngx_http_request_t *r,
-    const ngx_http_offload_problem_t *problem, const char *detail);
+    const ngx_http_offload_problem_t *problem);
 ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
-    const ngx_http_offload_problem_t *problem, const char *detail);
+    const ngx_http_offload_problem_t *problem);
 ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job);

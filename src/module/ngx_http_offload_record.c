@@ -161,18 +161,23 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
 void
 ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host)
 {
+    u_char                    *p;
     ngx_http_core_srv_conf_t  *cscf;
 
     if (r->host_start && r->host_end && r->http_version < NGX_HTTP_VERSION_20)
     {
-        host->data = r->host_start;
-        host->len = r->host_end - r->host_start;
+        /* the request line goes on behind it: with a port, a path, a space */
 
-        if (r->port_start && r->port_end > r->port_start
-            && r->port_start == r->host_end + 1)
-        {
-            host->len = r->port_end - r->host_start;
+        p = r->host_end;
+
+        if (*p == ':') {
+            do {
+                p++;
+            } while (*p >= '0' && *p <= '9');
         }
+
+        host->data = r->host_start;
+        host->len = p - r->host_start;
 
         return;
     }

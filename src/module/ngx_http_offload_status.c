@@ -38,44 +38,51 @@ static void ngx_http_offload_canceled(ngx_http_request_t *r,
     ngx_int_t result);
 
 
+static const ngx_http_offload_problem_t  ngx_http_offload_no_url = {
+    NGX_HTTP_NOT_FOUND, 0, "job-not-found", "No such job",
+    "This is not the URL of a job."
+};
+
 static const ngx_http_offload_problem_t  ngx_http_offload_not_found = {
-    NGX_HTTP_NOT_FOUND, ngx_string("job-not-found"),
-    ngx_string("No such job"), 0
+    NGX_HTTP_NOT_FOUND, 0, "job-not-found", "No such job",
+    "There is no job with this id."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_gone = {
-    410, ngx_string("job-expired"),
-    ngx_string("The job has expired"), 0
+    410, 0, "job-expired", "The job has expired",
+    "The job was settled, and the time its result is kept is over."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_not_ready = {
-    NGX_HTTP_NOT_FOUND, ngx_string("result-not-ready"),
-    ngx_string("The job has no result yet"), 2
+    NGX_HTTP_NOT_FOUND, 2, "result-not-ready", "The job has no result yet",
+    "The job is not settled yet."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_no_result = {
-    NGX_HTTP_NOT_FOUND, ngx_string("no-result"),
-    ngx_string("The job has no result"), 0
+    NGX_HTTP_NOT_FOUND, 0, "no-result", "The job has no result",
+    "The job ended without an answer of the backend."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_discarded = {
-    410, ngx_string("result-discarded"),
-    ngx_string("The result was discarded"), 0
+    410, 0, "result-discarded", "The result was discarded",
+    "The client deleted it."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_not_allowed = {
-    NGX_HTTP_NOT_ALLOWED, ngx_string("method-not-allowed"),
-    ngx_string("Method not allowed"), 0
+    NGX_HTTP_NOT_ALLOWED, 0, "method-not-allowed", "Method not allowed",
+    "The Allow header has the methods this URL knows."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_store_down = {
-    NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("store-unavailable"),
-    ngx_string("The job can not be looked up"), 2
+    NGX_HTTP_SERVICE_UNAVAILABLE, 2, "store-unavailable",
+    "The job can not be looked up",
+    "The store does not answer; the job is not lost."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_no_worker = {
-    NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("not-confirmed"),
-    ngx_string("The cancellation is not confirmed"), 2
+    NGX_HTTP_SERVICE_UNAVAILABLE, 2, "not-confirmed",
+    "The cancellation is not confirmed",
+    "The worker did not answer in time; ask again."
 };
 
 
@@ -97,14 +104,7 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
     }
 
     if (ngx_http_offload_parse(r, id, &result) != NGX_OK) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_not_found,
-                                        "This is not the URL of a job.");
-    }
-
-    rc = ngx_http_offload_method(r, result);
-
-    if (rc != NGX_OK) {
-        return rc;
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_url);
     }
 
     rc = ngx_http_offload_find(r, olcf->status, id, &job);
@@ -113,10 +113,14 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
         return ngx_http_offload_missing(r, rc);
     }
 
+    if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
+        && (r->method != NGX_HTTP_DELETE || result))
+    {
+        return ngx_http_offload_method(r, result);
+    }
+
     if (job.state == STORE_EXPIRED) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_gone,
-                                        "The job was settled, and the time "
-                                        "its result is kept is over.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_gone);
     }
 
     if (r->method == NGX_HTTP_DELETE) {
@@ -179,12 +183,6 @@ ngx_http_offload_method(ngx_http_request_t *r, ngx_uint_t result)
 {
     ngx_str_t  value;
 
-    if ((r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
-        || (r->method == NGX_HTTP_DELETE && !result))
-    {
-        return NGX_OK;
-    }
-
     ngx_str_set(&value, "GET, HEAD, DELETE");
 
     if (result) {
@@ -197,9 +195,7 @@ ngx_http_offload_method(ngx_http_request_t *r, ngx_uint_t result)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed,
-                                    "The Allow header has the methods this "
-                                    "URL knows.");
+    return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed);
 }
 
 
@@ -261,13 +257,10 @@ static ngx_int_t
 ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc)
 {
     if (rc == NGX_DECLINED) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_not_found,
-                                        "There is no job with this id.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_not_found);
     }
 
-    return ngx_http_offload_send_problem(r, &ngx_http_offload_store_down,
-                                    "The store does not answer; the job is "
-                                    "not lost.");
+    return ngx_http_offload_send_problem(r, &ngx_http_offload_store_down);
 }
 
 
@@ -295,19 +288,15 @@ ngx_http_offload_result(ngx_http_request_t *r, ngx_http_offload_job_t *job)
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
     if (job->state == STORE_QUEUED || job->state == STORE_RUNNING) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_not_ready,
-                                        "The job is not settled yet.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_not_ready);
     }
 
     if (job->flags & STORE_DISCARDED) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_discarded,
-                                        "The client deleted it.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_discarded);
     }
 
     if (!(job->flags & STORE_HAS_RESULT)) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_result,
-                                        "The job ended without an answer of "
-                                        "the backend.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_result);
     }
 
     rc = ngx_http_offload_store_result(olcf->status->rt, r->pool, job->seq,
@@ -552,16 +541,14 @@ ngx_http_offload_cancel(ngx_http_request_t *r, ngx_http_offload_job_t *job)
     rec = rt ? zone_sq_reserve(&rt->producer, ZONE_RECORD_CANCEL, 0) : NULL;
 
     if (rec == NULL) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker,
-                                        "There is no room to pass it on.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
     }
 
     rc = ngx_http_offload_park(r, rt, ngx_http_offload_canceled,
                                NGX_HTTP_OFFLOAD_CANCEL_TIMEOUT, &token);
 
     if (rc == NGX_BUSY) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker,
-                                        "Too many cancellations wait.");
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
     }
 
     if (rc != NGX_OK) {
@@ -595,9 +582,7 @@ ngx_http_offload_canceled(ngx_http_request_t *r, ngx_int_t result)
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
     if (result == NGX_HTTP_OFFLOAD_TIMEOUT || result == ZONE_FAILED) {
-        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker,
-                                      "The worker did not answer in time; "
-                                      "ask again.");
+        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
         goto done;
     }
 
@@ -611,9 +596,7 @@ ngx_http_offload_canceled(ngx_http_request_t *r, ngx_int_t result)
         rc = ngx_http_offload_missing(r, rc);
 
     } else if (job.state == STORE_EXPIRED) {
-        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_gone,
-                                      "The job was settled, and the time its "
-                                      "result is kept is over.");
+        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_gone);
 
     } else {
         rc = ngx_http_offload_document(r, &job);
