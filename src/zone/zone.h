@@ -502,8 +502,8 @@ int zone_slot_holds(const struct zone *z, uint32_t lane, uint32_t slot,
     const uint8_t id[ZONE_ID_SIZE]);
 /*
  * offloadd: new content and state under the seqlock (not FREE); nothing if
- * the slot does not hold this job.  A lane's slots are written and freed by
- * one thread at a time.
+ * the slot does not hold this job.  A slot has one writing thread at a time,
+ * and all frees of a lane are one thread's.
  */
 void zone_slot_write(struct zone *z, uint32_t lane, uint32_t slot,
     const struct zone_job *job, uint32_t state);

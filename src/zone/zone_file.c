@@ -314,6 +314,8 @@ zone_file_open(const char *path, int flags, struct zone_header *h,
     int      fd, err;
     ssize_t  n;
 
+    memset(h, 0, sizeof(*h));
+
     fd = open(path, flags|O_CLOEXEC|O_NOFOLLOW|O_NONBLOCK|O_NOCTTY);
 
     if (fd == -1) {

@@ -1,7 +1,8 @@
 /*
  * The job table.  nginx fills a FREE slot of its own lane; from the moment the
- * record is published offloadd writes it, from one thread at a time; anyone
- * reads it, without holding up either.
+ * record is published offloadd writes it, one thread at a time; anyone reads
+ * it, without holding up either.  All frees of a lane are one thread's: they
+ * share a note and a counter in the lane's header.
  *
  * A slot's content changes under its version (a seqlock): odd while it is
  * being written.  The job is copied as relaxed atomic words, so a reader that
@@ -26,8 +27,8 @@
 /* A writer is inside for some 20 ns; who is still there then was stopped. */
 #define ZONE_SLOT_TRIES  128
 
-/* Slots looked at by one search: some 20 us at worst. */
-#define ZONE_SLOT_SEARCH 8192
+/* Slots looked at by one search: 10 us at worst, about what a request costs. */
+#define ZONE_SLOT_SEARCH 2048
 
 
 #define zone_slot_words(s)  ((_Atomic uint64_t *) (void *) &(s)->job)

@@ -164,8 +164,8 @@ verdict(const struct side *s, const char *who)
 
     is(s->bad, 0, "%s: %ju records, whole and in order", who,
        (uintmax_t) s->records);
-    is(zone_lane(&z, s->lane)->sq_head, (intmax_t) zone_lane(&z, s->lane)->sq_tail,
-       "%s: nothing is left", who);
+    is(zone_lane(&z, s->lane)->sq_head,
+       (intmax_t) zone_lane(&z, s->lane)->sq_tail, "%s: nothing is left", who);
 }
 
 

@@ -229,6 +229,7 @@ test_pad(void)
     is((int64_t) (z.geo.sq_size - (lane->sq_tail - lane->sq_head)), 81856,
        "81856 bytes are free");
     ok(put(5, 65000) == NULL, "65000 of them are not in one piece");
+    ok(put(5, 65000) == NULL, "also when the head is known");
     ok(put(5, 60000) != NULL, "60000 are, to the last byte");
     is(lane->sq_tail - lane->sq_head, (int64_t) z.geo.sq_size, "of the ring");
     ok(take(2, 60000) && take(3, 60000) && take(4, 60000) && take(5, 60000),

@@ -161,7 +161,7 @@ tap_clean(void)
 }
 
 
-static inline void
+__attribute__((noreturn)) static inline void
 tap_bail(const char *what, const char *file, int line)
 {
     printf("Bail out!  %s:%d: %s\n", file, line, what);
@@ -174,10 +174,11 @@ tap_bail(const char *what, const char *file, int line)
 static inline void
 tap_late(int signo)
 {
-    static const char  text[] = "Bail out!  it hangs\n";
+    static const char  hangs[] = "Bail out!  it hangs\n";
+    static const char  ended[] = "Bail out!  somebody ended it\n";
 
-    (void) signo;
-    (void) !write(STDOUT_FILENO, text, sizeof(text) - 1);
+    (void) !write(STDOUT_FILENO, signo == SIGALRM ? hangs : ended,
+                  signo == SIGALRM ? sizeof(hangs) - 1 : sizeof(ended) - 1);
     tap_clean();
     _exit(1);
 }
@@ -208,6 +209,8 @@ tap_begin(void)
 
     atexit(tap_clean);
     signal(SIGALRM, tap_late);
+    signal(SIGTERM, tap_late);
+    signal(SIGINT, tap_late);
     alarm(TAP_LIMIT);
 }
 

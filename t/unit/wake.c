@@ -1,13 +1,16 @@
 /*
  * Bells: every way of not reaching the receiver is fine, and going to sleep
- * never loses a wake-up.  The latter is a race that loses once in thousands
- * of times if a fence is missing, so it is run a hundred thousand times; a
- * lost wake-up shows as a poll() that times out.
+ * never loses a wake-up.  The latter is a race that is lost once in thousands
+ * of times if a fence is missing, so it is run a hundred thousand times: bare,
+ * where both sides meet at the very moment, and with all that belongs to it,
+ * where a lost wake-up shows as a poll() that times out.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/mman.h>
 
 #include "unit.h"
 
@@ -113,6 +116,99 @@ test_bells(void)
     close(ring);
     close(fd);
     close(other);
+}
+
+
+/*
+ * One publishes and looks at the flag while the other sets the flag and looks
+ * at the ring: one of them must see the other.  They start each round
+ * together, a little apart, differently each time.
+ */
+
+struct meeting {
+    _Alignas(64) _Atomic uint32_t  flag;
+    _Alignas(64) _Atomic uint64_t  tail;
+    _Alignas(64) _Atomic uint32_t  round;
+    _Alignas(64) _Atomic uint32_t  done;
+    _Atomic uint32_t               due;
+};
+
+
+static void
+wait_for(_Atomic uint32_t *word, uint32_t value)
+{
+    int  i;
+
+    for (i = 0; *word != value; i++) {
+        if (i > 10000) {
+            sched_yield();                      /* the only processor? */
+        }
+    }
+}
+
+
+static void
+dally(uint32_t n)
+{
+    volatile uint32_t  i;
+
+    for (i = 0; i < n; i++) { /* void */ }
+}
+
+
+static void
+publisher(struct meeting *m)
+{
+    uint32_t  n;
+
+    for (n = 1; n <= TRIPS; n++) {
+        wait_for(&m->round, n);
+        dally(n % 37);
+
+        atomic_store_explicit(&m->tail, n, memory_order_release);
+        m->due = (uint32_t) zone_wake_due(&m->flag);
+        m->done = n;
+    }
+}
+
+
+static void
+test_meeting(void)
+{
+    int              lost, slept, seen;
+    pid_t            pid;
+    uint32_t         n;
+    struct meeting  *m;
+
+    m = mmap(NULL, sizeof(*m), PROT_READ|PROT_WRITE,
+             MAP_SHARED|MAP_ANONYMOUS, -1, 0);
+    must(m != MAP_FAILED);
+
+    pid = tap_fork();
+
+    if (pid == 0) {
+        publisher(m);
+        _exit(0);
+    }
+
+    lost = 0;
+    slept = 0;
+
+    for (n = 1; n <= TRIPS; n++) {
+        m->flag = 0;
+        m->round = n;
+        dally(n % 211);
+
+        zone_sleep_arm(&m->flag);
+        seen = atomic_load_explicit(&m->tail, memory_order_acquire) == n;
+
+        wait_for(&m->done, n);
+        slept += !seen;
+        lost += !seen && !m->due;
+    }
+
+    is(tap_wait(pid), 0, "%d meetings, %d times to sleep", TRIPS, slept);
+    is(lost, 0, "and each time a bell was due");
 }
 
 
@@ -288,6 +384,7 @@ main(void)
     tap_begin();
 
     test_bells();
+    test_meeting();
     test_edge();
 
     return tap_end();
