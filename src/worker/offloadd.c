@@ -1,0 +1,458 @@
+/*
+ * offloadd's main: arguments, the order of starting and stopping, policy
+ * changes.  One process in the foreground for one zone; the lock on the
+ * zone's lock file makes sure of the one, for as long as the process lives.
+ *
+ * Exit codes: 0 left in order, 1 could not work (the reason is in the log),
+ * 2 wrong arguments.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+
+static const char  usage[] =
+    "usage: offloadd -c policy.json [-t]\n"
+    "       offloadd -V | -h\n"
+    "\n"
+    "Takes the jobs that nginx's offload module accepted for a zone, replays\n"
+    "them through nginx and stores the answers.  nginx starts it by itself;\n"
+    "with \"offload_worker off\" a service manager does.  Stays in the\n"
+    "foreground.\n"
+    "\n"
+    "  -c file  the zone's policy, written by nginx\n"
+    "  -t       check the policy and leave\n"
+    "  -V       version\n"
+    "  -h       this\n"
+    "\n"
+    "SIGTERM  hand running jobs back and leave    SIGHUP   read the policy\n"
+    "SIGQUIT  finish running jobs and leave       SIGUSR1  reopen the log\n";
+
+
+uint64_t
+clock_ms(void)
+{
+    struct timespec  ts;
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
+}
+
+
+uint64_t
+mono_us(void)
+{
+    struct timespec  ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000000 + (uint64_t) ts.tv_nsec / 1000;
+}
+
+
+int
+buf_reserve(struct buf *b, size_t room)
+{
+    size_t    cap;
+    uint8_t  *p;
+
+    if (b->cap - b->len >= room) {
+        return 0;
+    }
+
+    if (room > SIZE_MAX / 2 - b->len) {
+        return -1;
+    }
+
+    cap = b->cap ? b->cap : 512;
+
+    while (cap - b->len < room) {
+        cap *= 2;
+    }
+
+    p = realloc(b->data, cap);
+    if (p == NULL) {
+        return -1;
+    }
+
+    b->data = p;
+    b->cap = cap;
+
+    return 0;
+}
+
+
+int
+buf_append(struct buf *b, const void *p, size_t n)
+{
+    if (n == 0) {
+        return 0;
+    }
+
+    if (buf_reserve(b, n) != 0) {
+        return -1;
+    }
+
+    memcpy(b->data + b->len, p, n);
+    b->len += n;
+
+    return 0;
+}
+
+
+void
+buf_trim(struct buf *b, size_t keep)
+{
+    b->len = 0;
+
+    if (b->cap > keep) {
+        buf_free(b);
+    }
+}
+
+
+void
+buf_free(struct buf *b)
+{
+    free(b->data);
+    memset(b, 0, sizeof(*b));
+}
+
+
+static void
+policy_note(struct offloadd *d)
+{
+    struct stat  st;
+
+    if (stat(d->policy_file, &st) == 0) {
+        d->policy_ino = st.st_ino;
+        d->policy_mtime = st.st_mtim;
+    }
+}
+
+
+/* 1 if the file is not the one that was read last. */
+
+static int
+policy_is_new(const struct offloadd *d)
+{
+    struct stat  st;
+
+    return stat(d->policy_file, &st) == 0
+           && (st.st_ino != d->policy_ino
+               || st.st_mtim.tv_sec != d->policy_mtime.tv_sec
+               || st.st_mtim.tv_nsec != d->policy_mtime.tv_nsec);
+}
+
+
+void
+policy_reload(struct offloadd *d, int forced)
+{
+    const char           *differs;
+    struct policy         p;
+    struct policy_error   e;
+
+    if (!forced && !policy_is_new(d)) {
+        return;
+    }
+
+    policy_note(d);
+
+    if (policy_load(&p, d->policy_file, &e) != 0) {
+        log_text(LOG_ERROR, "the policy is kept as it was: %s", e.text);
+        return;
+    }
+
+    differs = policy_fixed_differs(&d->policy, &p);
+
+    if (differs) {
+        log_text(LOG_WARN, "\"%s\" of the policy has changed: that takes a "
+                 "restart of the worker (SIGTERM)", differs);
+    }
+
+    d->policy.concurrency = p.concurrency;
+    d->policy.ttl_ms = p.ttl_ms;
+    d->policy.tombstone_ms = p.tombstone_ms;
+    d->policy.leave_ms = p.leave_ms;
+    d->policy.log_level = p.log_level;
+    memcpy(d->policy.log, p.log, sizeof(p.log));
+
+    atomic_store(&d->store.ttl_ms, p.ttl_ms);
+    atomic_store(&d->store.tombstone_ms, p.tombstone_ms);
+
+    if (log_open(p.log, p.log_level) != 0) {
+        log_text(LOG_ERROR, "log %s: %s", p.log, strerror(errno));
+    }
+
+    log_text(LOG_NOTICE, "policy read: concurrency %u", p.concurrency);
+}
+
+
+static int
+check_directory(const struct policy *p)
+{
+    struct stat  st;
+
+    if (stat(p->path, &st) == -1) {
+        log_text(LOG_ERROR, "zone directory %s: %s", p->path,
+                 strerror(errno));
+        return -1;
+    }
+
+    if (!S_ISDIR(st.st_mode)) {
+        log_text(LOG_ERROR, "zone directory %s is not a directory", p->path);
+        return -1;
+    }
+
+    if (st.st_uid != geteuid() || (st.st_mode & 077)) {
+        log_text(LOG_ERROR, "zone directory %s belongs to user %u with mode "
+                 "%03o; it must be mode 700 and belong to the user that runs "
+                 "offloadd (now %u), which is nginx's worker user", p->path,
+                 (unsigned) st.st_uid, (unsigned) st.st_mode & 0777,
+                 (unsigned) geteuid());
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+open_zone(struct offloadd *d)
+{
+    char               path[PATH_MAX];
+    struct zone_error  e;
+
+    if (zone_guard_install() != 0) {
+        log_text(LOG_ERROR, "sigaction: %s", strerror(errno));
+        return -1;
+    }
+
+    if (zone_path(d->zone_file, sizeof(d->zone_file), d->policy.path,
+                  ZONE_FILE_ZONE) != 0
+        || zone_path(path, sizeof(path), d->policy.path, ZONE_FILE_LOCK) != 0)
+    {
+        log_text(LOG_ERROR, "\"path\" is too long");
+        return -1;
+    }
+
+    if (zone_open(&d->zone, d->zone_file, &e) != 0) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return -1;
+    }
+
+    d->lock = zone_lock_open(path, &e);
+    if (d->lock == -1) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return -1;
+    }
+
+    if (zone_lock_take(d->lock, ZONE_LOCK_WORKER) != 0) {
+        if (errno == EAGAIN || errno == EACCES) {
+            log_text(LOG_ERROR, "zone \"%s\" has its worker already, process "
+                     "%u: there is one for each zone", d->policy.zone,
+                     atomic_load(&d->zone.worker->pid));
+        } else {
+            log_text(LOG_ERROR, "lock on %s: %s", path, strerror(errno));
+        }
+
+        return -1;
+    }
+
+    atomic_store(&d->zone.worker->pid, (uint32_t) getpid());
+
+    return 0;
+}
+
+
+static int
+open_sockets(struct offloadd *d)
+{
+    char               path[PATH_MAX];
+    struct zone_error  e;
+
+    if (zone_path(path, sizeof(path), d->policy.path, ZONE_FILE_WORKER) != 0) {
+        log_text(LOG_ERROR, "\"path\" is too long");
+        return -1;
+    }
+
+    d->store.wake = zone_wake_bind(path, &e);
+    if (d->store.wake == -1) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return -1;
+    }
+
+    if (drain_init(&d->store, &e) != 0) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+start(struct offloadd *d)
+{
+    struct log_line      l;
+    struct engine_error  e;
+
+    if (check_directory(&d->policy) != 0 || open_zone(d) != 0) {
+        return -1;
+    }
+
+    if (store_init(&d->store, d, &e) != 0) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return -1;
+    }
+
+    if (sched_init(&d->sched) != 0 || open_sockets(d) != 0) {
+        return -1;
+    }
+
+    if (recover(d, &e) != 0) {
+        log_text(LOG_ERROR, "recovery: %s", e.text);
+        return -1;
+    }
+
+    if (loop_init(d) != 0 || store_start(&d->store) != 0) {
+        return -1;
+    }
+
+    if (log_begin(&l, LOG_NOTICE, "started")) {
+        log_str(&l, "version", OFFLOADD_VERSION);
+        log_str(&l, "zone", d->policy.zone);
+        log_uint(&l, "pid", (uint64_t) getpid());
+        log_uint(&l, "lanes", d->zone.geo.lanes);
+        log_uint(&l, "concurrency", d->policy.concurrency);
+        log_uint(&l, "waiting", d->sched.queue.waiting);
+        log_end(&l);
+    }
+
+    return 0;
+}
+
+
+static void
+stop(struct offloadd *d)
+{
+    struct store_batch  *b, *next;
+
+    store_stop(&d->store);
+
+    for (b = store_take(&d->store); b; b = next) {
+        uint32_t  i;
+
+        for (i = 0; i < b->n; i++) {
+            if (b->events[i].attempt) {
+                attempt_put(d, b->events[i].attempt);
+            }
+        }
+
+        next = b->next;
+        store_batch_free(b);
+    }
+
+    atomic_store(&d->zone.worker->pid, 0);
+    atomic_store(&d->zone.worker->running, 0);
+
+    attempt_free_all(d);
+    loop_free(d);
+    sched_free(&d->sched);
+    free(d->store.lanes);
+    free(d->store.items);
+    free(d->store.pending);
+    zone_close(&d->zone);
+    close(d->lock);                             /* last: now another may */
+
+    log_text(LOG_NOTICE, "left");
+}
+
+
+static int
+arguments(int argc, char **argv, struct offloadd *d, int *test)
+{
+    int  c;
+
+    while ((c = getopt(argc, argv, "c:tVh")) != -1) {
+        switch (c) {
+
+        case 'c':
+            d->policy_file = optarg;
+            break;
+
+        case 't':
+            *test = 1;
+            break;
+
+        case 'V':
+            (void) printf("offloadd %s\n", OFFLOADD_VERSION);
+            exit(0);
+
+        case 'h':
+            (void) fputs(usage, stdout);
+            exit(0);
+
+        default:
+            return -1;
+        }
+    }
+
+    return d->policy_file && optind == argc ? 0 : -1;
+}
+
+
+int
+main(int argc, char **argv)
+{
+    int                     code, test;
+    struct policy_error     e;
+    static struct offloadd  d;
+
+    test = 0;
+
+    if (arguments(argc, argv, &d, &test) != 0) {
+        (void) fputs(usage, stderr);
+        return 2;
+    }
+
+    if (policy_load(&d.policy, d.policy_file, &e) != 0) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return 1;
+    }
+
+    if (test) {
+        (void) printf("%s is good: zone \"%s\"\n", d.policy_file,
+                      d.policy.zone);
+        return 0;
+    }
+
+    policy_note(&d);
+
+    if (log_open(d.policy.log, d.policy.log_level) != 0) {
+        log_text(LOG_ERROR, "log %s: %s", d.policy.log, strerror(errno));
+        return 1;
+    }
+
+    if (curl_global_init(CURL_GLOBAL_NOTHING) != CURLE_OK) {
+        log_text(LOG_ERROR, "libcurl could not be initialized");
+        return 1;
+    }
+
+    if (start(&d) != 0) {
+        return 1;
+    }
+
+    code = loop_run(&d);
+    stop(&d);
+    curl_global_cleanup();
+
+    return code;
+}

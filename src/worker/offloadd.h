@@ -1,0 +1,710 @@
+/*
+ * offloadd: the worker.  It takes jobs from the zone's lanes, keeps them in
+ * the store, replays each through nginx's own entrance and stores the answer.
+ *
+ * Two threads, and nothing is shared between them but what is said here:
+ *
+ *      nginx --SQ--> drain \                     / sched -> attempt -> replay
+ *                           store thread <==> loop thread      |        |
+ *      nginx <--CQ-- answer/   | engine          \ slots    result   libcurl
+ *                             LMDB
+ *
+ *      store thread    the only one to touch the engine, the SQs and the CQs;
+ *                      writes a slot until its job was handed to the loop
+ *      loop thread     (main) jobs in memory, timers, replays, signals, slots
+ *                      after the hand-over, the figures in zone_worker
+ *
+ * The store's row decides what a job is.  The loop asks for transitions by
+ * operations (struct store_op: START, SETTLE, REQUEUE), which the store
+ * thread applies only if the row still allows them, and gets them back in the
+ * batch of the commit that made them true.  Nothing is sent to a backend, and
+ * nothing is told to nginx, before that commit.  So a kill at any line leaves
+ * the store as it was after some commit, the rings with everything younger,
+ * and recovery (offloadd_recover.c) has only to count running jobs as waiting
+ * again.
+ *
+ *      offloadd.c           main, arguments, locks
+ *      offloadd_policy.c    policy.json
+ *      offloadd_log.c       logfmt lines
+ *      offloadd_store.c     the store thread and the queues between the two
+ *      offloadd_drain.c     SQs into the engine, answers into CQs
+ *      offloadd_lmdb.c      the engine: environment, transactions
+ *      offloadd_lmdb_job.c  the engine: a job's rows
+ *      offloadd_files.c     spool and blob files
+ *      offloadd_recover.c   what a dead worker left
+ *      offloadd_jobs.c      jobs in memory: table, lists, heaps
+ *      offloadd_sched.c     whose turn it is
+ *      offloadd_attempt.c   the life of one attempt, what its end means
+ *      offloadd_replay.c    one request by libcurl
+ *      offloadd_result.c    one answer, kept in memory or in a blob
+ *      offloadd_loop.c      epoll, timers, signals
+ */
+
+#ifndef OFFLOADD_H
+#define OFFLOADD_H
+
+#include <curl/curl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "../zone/zone.h"
+#include "../zone/zone_request.h"
+#include "../zone/zone_store.h"
+
+
+#define OFFLOADD_VERSION      "0.1.0"
+
+#define ARRAY_LENGTH(a)       (sizeof(a) / sizeof((a)[0]))
+
+struct offloadd;
+struct attempt;
+
+
+/* A growing piece of memory.  buf_reserve() returns -1 for want of memory. */
+
+struct buf {
+    uint8_t  *data;
+    size_t    len;
+    size_t    cap;
+};
+
+int buf_reserve(struct buf *b, size_t room);    /* beyond len */
+int buf_append(struct buf *b, const void *p, size_t n);
+void buf_trim(struct buf *b, size_t keep);      /* empty; free if over keep */
+void buf_free(struct buf *b);
+
+uint64_t clock_ms(void);                        /* unix time */
+uint64_t mono_us(void);
+
+static inline uint64_t
+mono_ms(void)
+{
+    return mono_us() / 1000;
+}
+
+
+/* offloadd_log.c */
+
+enum log_level {
+    LOG_DEBUG = 0,
+    LOG_INFO,
+    LOG_NOTICE,
+    LOG_WARN,
+    LOG_ERROR,
+    LOG_LEVELS
+};
+
+/* One line being made: begin, fields, end (one write()). */
+struct log_line {
+    size_t  len;
+    char    text[2048];
+};
+
+int log_level_parse(const char *name);          /* -1: no such level */
+int log_open(const char *path, int level);      /* "": stderr */
+void log_tick(void);                            /* reopens a rotated file */
+/* 0 when the level is not wanted: then there is no line to fill or end. */
+int log_begin(struct log_line *l, int level, const char *msg);
+void log_id(struct log_line *l, const char *key, const uint8_t *id);
+void log_uint(struct log_line *l, const char *key, uint64_t value);
+void log_str(struct log_line *l, const char *key, const char *value);
+void log_end(struct log_line *l);
+void log_text(int level, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+
+/* offloadd_policy.c */
+
+enum durability {
+    DURABILITY_MEMORY = 0,
+    DURABILITY_DISK
+};
+
+struct policy {
+    char      zone[64];
+    char      path[ZONE_PATH_MAX + 1];
+    char      store[PATH_MAX];
+    int       durability;                       /* these four are fixed */
+    uint32_t  concurrency;
+    uint64_t  ttl_ms;
+    uint64_t  tombstone_ms;
+    uint64_t  leave_ms;
+    char      log[PATH_MAX];
+    int       log_level;
+};
+
+#define POLICY_CONCURRENCY_MAX  100000
+#define POLICY_MS_MAX           (400ull * 366 * 86400 * 1000)
+
+struct policy_error {
+    char  text[512];
+};
+
+int policy_load(struct policy *p, const char *file, struct policy_error *e);
+int policy_parse(struct policy *p, const char *text, size_t len,
+    const char *name, struct policy_error *e);
+/* The name of a fixed value that differs, or NULL. */
+const char *policy_fixed_differs(const struct policy *a,
+    const struct policy *b);
+
+
+/* offloadd_store.c: operations in, batches out */
+
+enum store_op_type {
+    STORE_OP_START = 1,                         /* queued -> running */
+    STORE_OP_SETTLE,                            /* running -> an end */
+    STORE_OP_REQUEUE,                           /* running -> queued */
+    STORE_OP_ANSWER                             /* a CQ entry to post */
+};
+
+enum store_op_result {
+    STORE_OP_DONE = 0,
+    STORE_OP_STALE,                             /* the row says otherwise:
+                                                   canceled meanwhile */
+    STORE_OP_LOST                               /* done, but its request is
+                                                   not in the store */
+};
+
+struct store_op {
+    struct store_op         *next;
+    uint32_t                 type;
+    uint32_t                 result;
+    uint64_t                 seq;
+
+    /*
+     * The job's row.  START fills it in as it is from then on; SETTLE takes
+     * state, error, strikes, http_status, finished_ms and result_size from
+     * it, REQUEUE strikes and not_before_ms; attempts is the lease of both.
+     */
+    struct store_job         row;
+    struct buf               request;           /* START: its copy */
+
+    const char              *type_text;         /* SETTLE: row.type_len */
+    const char              *message;           /* SETTLE: message_len */
+    const struct buf        *headers;           /* SETTLE: NULL: no result */
+    const struct buf        *body;              /* SETTLE: inline, or NULL */
+
+    uint32_t                 lane;              /* ANSWER */
+    struct zone_completion   answer;
+};
+
+enum store_event_type {
+    STORE_EVENT_JOB = 1,                        /* a new job */
+    STORE_EVENT_SLOT,                           /* a known job's slot */
+    STORE_EVENT_REJECT,                         /* its slot is to be freed */
+    STORE_EVENT_CANCEL                          /* canceled or discarded */
+};
+
+/* What the drain learned and the loop has to know. */
+struct store_event {
+    uint32_t         type;
+    uint32_t         lane;
+    uint32_t         slot;
+    uint32_t         has_slot;                  /* JOB */
+    uint64_t         seq;                       /* CANCEL: 0: not active */
+    uint8_t          id[ZONE_ID_SIZE];
+    uint64_t         token;                     /* CANCEL */
+    uint32_t         result;                    /* CANCEL: ..._completion */
+    struct attempt  *attempt;                   /* JOB: started at once */
+};
+
+/* All that one commit made true: events first, then operations. */
+struct store_batch {
+    struct store_batch  *next;
+    struct store_op     *ops;
+    uint32_t             n;
+    uint32_t             cap;
+    struct store_event  *events;
+};
+
+/*
+ * The engine: what a store has to be able to do, called by the store thread
+ * only (by main before there is one).  Everything between begin and commit
+ * becomes true together or, after abort, not at all.  Functions return 0 or
+ * -1 with a text in error; those that can find a job otherwise than expected
+ * say so by a positive value.
+ */
+
+#define ENGINE_KNOWN          1                 /* insert: id is there */
+#define ENGINE_STALE          2                 /* the row's state forbids */
+#define ENGINE_NOT_FOUND      3
+
+struct engine_error {
+    int   err;                                  /* errno or the engine's */
+    char  text[384];
+};
+
+/* A job to insert, and what it became. */
+struct engine_insert {
+    const struct zone_record       *record;
+    const struct zone_request_view *view;
+    const void                     *payload;
+    size_t                          size;
+    uint64_t                        now_ms;
+    int                             start;      /* insert as RUNNING */
+    uint64_t                        seq;        /* out */
+    struct store_job                row;        /* out; KNOWN: as stored */
+};
+
+struct engine_cancel {
+    const uint8_t  *id;
+    uint64_t        now_ms;
+    uint64_t        ttl_ms;
+    uint64_t        seq;                        /* out; 0: was not active */
+};
+
+typedef int (*engine_scan)(void *ctx, uint64_t seq,
+    const struct store_job *row);
+
+struct engine {
+    int       (*open)(void **self, const struct policy *p,
+                   struct engine_error *e);
+    void      (*close)(void *self);
+    int       (*begin)(void *self, struct engine_error *e);
+    int       (*commit)(void *self, struct engine_error *e);
+    void      (*abort)(void *self);
+    /* May jobs of so many bytes be taken with room left to finish them? */
+    int       (*room)(void *self, uint64_t bytes, struct engine_error *e);
+    int       (*insert)(void *self, struct engine_insert *i,
+                   struct engine_error *e);
+    int       (*start)(void *self, struct store_op *op, uint64_t now_ms,
+                   struct engine_error *e);
+    int       (*settle)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*requeue)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*cancel)(void *self, struct engine_cancel *c,
+                   struct engine_error *e);
+    /* At most max; how many. */
+    int       (*expire)(void *self, uint64_t now_ms, uint64_t tombstone_ms,
+                   int max, struct engine_error *e);
+    uint64_t  (*first_expiry)(void *self);      /* unix ms, UINT64_MAX: none */
+    uint64_t  (*next_seq)(void *self);
+    /* Recovery: every job that is not settled, in order; RUNNING ones are
+     * made QUEUED.  Own transactions. */
+    int       (*recover)(void *self, engine_scan scan, void *ctx,
+                   struct engine_error *e);
+    /* Does this job still want its spooled body (its blob)?  Read only. */
+    int       (*wants_body)(void *self, const uint8_t *id);
+    int       (*wants_blob)(void *self, const uint8_t *id);
+    void      (*upkeep)(void *self);            /* each 10 s or so */
+};
+
+extern const struct engine  engine_lmdb;
+
+struct drain_lane {
+    struct zone_consumer  consumer;
+    struct zone_bell      bell;
+    _Atomic uint32_t      corrupt;              /* set aside */
+    uint32_t              ring;                 /* answers were posted */
+    uint32_t              taken;                /* records in this batch */
+};
+
+struct drain_item {
+    struct zone_record    record;               /* private copy */
+    uint32_t              lane;
+    uint32_t              kind;                 /* enum drain_kind */
+    uint64_t              seq;
+    struct store_job      row;
+    struct attempt       *attempt;
+    uint32_t              result;               /* cancel's */
+};
+
+struct drain_answer {
+    uint32_t                lane;
+    uint32_t                tries;
+    struct zone_completion  c;
+};
+
+struct store {
+    struct offloadd      *daemon;
+    const struct engine  *engine;
+    void                 *self;                 /* the engine's */
+    pthread_t             thread;
+    int                   running;
+
+    /* Shared by the two threads, under the mutex. */
+    pthread_mutex_t       mutex;
+    struct store_op      *ops;                  /* loop -> store */
+    struct store_op     **ops_last;
+    struct store_batch   *batches;              /* store -> loop */
+    struct store_batch  **batches_last;
+    struct attempt       *lent;                 /* capacity: see sched_lend */
+    int                   stop;
+
+    _Atomic uint32_t      store_sleeping;
+    _Atomic uint32_t      loop_sleeping;
+    int                   store_event;          /* eventfds */
+    int                   loop_event;
+    _Atomic uint64_t      ttl_ms;               /* live policy */
+    _Atomic uint64_t      tombstone_ms;
+
+    /* The store thread's own. */
+    struct store_op      *todo;                 /* taken, not committed */
+    struct store_op     **todo_last;
+    struct drain_lane    *lanes;
+    uint32_t              first_lane;           /* rotates: fairness */
+    struct drain_item    *items;
+    uint32_t              nitems;
+    uint32_t              items_cap;
+    struct drain_answer  *pending;              /* CQ was full */
+    uint32_t              npending;
+    uint32_t              pending_cap;
+    int                   bell;                 /* socket to ring with */
+    int                   wake;                 /* worker.wake */
+    uint32_t              failures;             /* in a row */
+    uint64_t              retry_at;             /* mono ms */
+    uint64_t              error_logged;         /* mono ms */
+    uint64_t              last_upkeep;
+    uint64_t              last_sweep;
+    uint64_t              last_pending;
+    int                   full;                 /* no room for new jobs */
+    uint64_t              full_until;           /* mono ms: look again */
+};
+
+int store_init(struct store *s, struct offloadd *d, struct engine_error *e);
+int store_start(struct store *s);
+void store_submit(struct store *s, struct store_op *first,
+    struct store_op **last);
+struct store_batch *store_take(struct store *s);
+void store_batch_free(struct store_batch *b);
+void store_stop(struct store *s);               /* finishes what is there */
+int store_drained(struct store *s);             /* all rings are empty */
+int store_batch_reserve(struct store_batch *b, uint32_t n);
+struct store_event *store_event_add(struct store_batch *b);
+
+
+/* offloadd_drain.c (store thread) */
+
+enum drain_kind {
+    DRAIN_JOB = 1,
+    DRAIN_KNOWN,                                /* drained before a kill */
+    DRAIN_CANCEL,
+    DRAIN_REJECT                                /* not a request */
+};
+
+int drain_init(struct store *s, struct zone_error *e);
+int drain_pending(struct store *s);             /* anything in a ring? */
+/* Into the open transaction: how many records, -1 on an engine's error. */
+int drain_read(struct store *s, struct engine_error *e);
+/* After the commit (into the batch), after an abort. */
+void drain_finish(struct store *s, struct store_batch *b);
+void drain_undo(struct store *s);
+void drain_answer(struct store *s, uint32_t lane,
+    const struct zone_completion *c);
+void drain_bells(struct store *s);
+void drain_retry_answers(struct store *s);
+
+
+/* offloadd_files.c */
+
+int files_init(const struct policy *p, struct engine_error *e);
+int files_path(char *buf, size_t size, const char *store, const char *dir,
+    const uint8_t *id, const char *suffix);
+void files_unlink(const char *store, const char *dir, const uint8_t *id,
+    const char *suffix);
+/* Removes what no job wants any more; blobs only when nobody makes any. */
+void files_sweep(struct store *s, int blobs);
+
+
+/* offloadd_jobs.c: jobs in memory (loop thread) */
+
+#define JOB_NONE              UINT32_MAX
+
+enum job_place {
+    JOB_FREE = 0,
+    JOB_FIFO,                                   /* its first turn */
+    JOB_DUE,                                    /* a later one, by seq */
+    JOB_BACKOFF,                                /* by time */
+    JOB_ATTEMPT
+};
+
+/* One job in memory, by index: there may be millions, so it stays small. */
+struct job {
+    uint64_t         seq;
+    uint8_t          id[ZONE_ID_SIZE];
+    union {
+        struct attempt  *attempt;               /* ATTEMPT */
+        struct {
+            uint32_t     next;                  /* FIFO, FREE */
+            uint32_t     prev;
+        };
+        uint32_t         heap;                  /* DUE, BACKOFF: where */
+    };
+    uint32_t         hash_next;
+    uint16_t         unreachable;               /* entrance gone, so often */
+    uint16_t         retries;                   /* for the backoff */
+    uint8_t          place;
+    uint8_t          has_slot;
+};
+
+_Static_assert(sizeof(struct job) <= 48, "there may be millions");
+
+struct job_heap_entry {
+    uint64_t  key;
+    uint32_t  job;
+};
+
+struct job_heap {
+    struct job_heap_entry  *entries;
+    uint32_t                n;
+    uint32_t                cap;
+};
+
+/* What waits: one queue's worth (there is one queue now). */
+struct job_queue {
+    uint32_t         head;
+    uint32_t         tail;
+    uint64_t         waiting;                   /* in all three */
+    struct job_heap  due;
+    struct job_heap  backoff;
+};
+
+struct job_table {
+    struct job  **chunks;
+    uint32_t      nchunks;
+    uint32_t      chunks_cap;
+    uint32_t      free;
+    uint32_t      count;
+    uint32_t     *hash;
+    uint32_t      hash_size;                    /* power of two */
+};
+
+struct job *job_at(struct job_table *t, uint32_t i);
+uint32_t job_add(struct job_table *t, uint64_t seq, const uint8_t *id);
+uint32_t job_find(struct job_table *t, uint64_t seq);
+void job_remove(struct job_table *t, uint32_t i);
+void job_table_free(struct job_table *t);
+
+void queue_init(struct job_queue *q);
+int queue_push(struct job_queue *q, struct job_table *t, uint32_t i);
+int queue_push_due(struct job_queue *q, struct job_table *t, uint32_t i);
+int queue_push_backoff(struct job_queue *q, struct job_table *t, uint32_t i,
+    uint64_t at);
+void queue_take(struct job_queue *q, struct job_table *t, uint32_t i);
+uint32_t queue_first(struct job_queue *q, struct job_table *t);
+/* Moves what is due out of the backoff. */
+void queue_due(struct job_queue *q, struct job_table *t, uint64_t now);
+uint64_t queue_next_due(const struct job_queue *q);
+void queue_free(struct job_queue *q);
+
+
+/* offloadd_sched.c (loop thread) */
+
+struct sched {
+    struct job_table  table;
+    struct job_queue  queue;
+    uint32_t          running;                  /* attempts in all stages */
+    uint32_t          lent;                     /* to the drain, or back in a
+                                                   batch not yet seen */
+    uint64_t          settled;
+    uint64_t          service_us;
+    uint64_t          random;
+};
+
+int sched_init(struct sched *s);
+void sched_free(struct sched *s);
+void sched_batch(struct offloadd *d, struct store_batch *b);
+void sched_dispatch(struct offloadd *d);
+void sched_publish(struct offloadd *d);
+void sched_service(struct sched *s, uint64_t us);
+/* 0.5 s, 1 s, ... 30 s with full jitter: anything up to it. */
+uint64_t sched_backoff(struct sched *s, uint32_t retries);
+void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
+void sched_forget(struct offloadd *d, uint32_t job);
+void sched_free_slot(struct offloadd *d, uint32_t job);
+void sched_write_slot(struct offloadd *d, uint32_t job, uint32_t state,
+    const struct store_job *row);
+
+
+/* offloadd_result.c: one answer */
+
+#define RESULT_HEADERS_MAX    (64u * 1024)
+
+struct result {
+    struct buf   raw;                           /* header lines, with NUL */
+    struct buf   headers;                       /* those kept */
+    struct buf   body;                          /* unless in the blob */
+    uint64_t     size;
+    uint32_t     type_at;                       /* Content-Type's value in */
+    uint32_t     type_len;                      /* headers */
+    int          fd;                            /* of the blob; -1 */
+    int          err;                           /* errno of what failed */
+    uint8_t      complete;                      /* headers are */
+    uint8_t      refused;                       /* by the module itself */
+    uint8_t      too_large;                     /* its headers */
+    uint8_t      renamed;                       /* the blob is in place */
+};
+
+void result_init(struct result *r);
+void result_reset(struct result *r, const char *store, const uint8_t *id);
+void result_free(struct result *r);
+/* One line as received, with its CR LF: 0, or -1: give up. */
+int result_header(struct result *r, const char *line, size_t len);
+int result_body(struct result *r, const char *store, const uint8_t *id,
+    const void *p, size_t n);
+/* The answer is complete: its blob gets its name. */
+int result_finish(struct result *r, const char *store, const uint8_t *id,
+    uint32_t status);
+
+
+/* offloadd_replay.c: one request by libcurl */
+
+#define REPLAY_POSTFIELDS_MAX  (64u * 1024)     /* larger: read by callback */
+
+enum replay_outcome {
+    REPLAY_ANSWERED = 0,
+    REPLAY_REFUSED,                             /* by the module: not begun */
+    REPLAY_UNREACHED,                           /* nothing was sent */
+    REPLAY_CUT_OFF,                             /* sent, no whole answer */
+    REPLAY_TIMEOUT,
+    REPLAY_NOT_STORED,                          /* the answer */
+    REPLAY_LOST                                 /* the request's body */
+};
+
+struct replay {
+    CURL                      *easy;
+    struct zone_request_view   view;            /* into the op's request */
+    struct curl_slist         *lines;
+    uint32_t                   lines_cap;
+    struct buf                 text;            /* our own header lines */
+    struct buf                 head;            /* see replay_split() */
+    char                       entrance[17];    /* as set on the handle */
+    char                       error[CURL_ERROR_SIZE];
+    uint64_t                   body_sent;
+    int                        body_fd;         /* -1: from memory */
+    int                        fd;              /* opened for it; -1: none */
+    int                        connect_errno;
+    uint8_t                    begun;           /* its request was sent */
+    uint8_t                    resend;          /* libcurl tried again */
+    uint8_t                    body_lost;
+    uint8_t                    active;          /* in the multi handle */
+};
+
+
+/* offloadd_attempt.c */
+
+#define ATTEMPT_STRIKES       5                 /* cut off: then it fails */
+#define ATTEMPT_UNREACHABLE   10                /* entrance gone: likewise */
+#define ATTEMPT_SPARES        256               /* kept when free */
+
+enum attempt_stage {
+    ATTEMPT_SPARE = 0,
+    ATTEMPT_LENT,
+    ATTEMPT_STARTING,                           /* START is with the store */
+    ATTEMPT_REPLAYING,
+    ATTEMPT_ENDING                              /* SETTLE, REQUEUE is */
+};
+
+struct attempt {
+    struct store_op   op;                       /* first: op <-> attempt */
+    struct attempt   *next;
+    struct attempt   *prev;
+    struct offloadd  *daemon;
+    uint32_t          job;                      /* JOB_NONE: canceled */
+    uint32_t          stage;
+    uint64_t          started_us;               /* mono */
+    uint64_t          service_us;
+    uint64_t          delay_ms;                 /* REQUEUE: in memory */
+    struct replay     replay;
+    struct result     result;
+    char              message[STORE_MESSAGE_MAX];
+};
+
+struct attempts {
+    struct attempt  *spare;
+    uint32_t         nspare;
+    struct attempt  *active;                    /* linked both ways */
+};
+
+struct attempt *attempt_get(struct offloadd *d);
+void attempt_put(struct offloadd *d, struct attempt *a);
+int attempt_begin(struct offloadd *d, uint32_t job);
+/* START is committed. */
+void attempt_started(struct offloadd *d, struct attempt *a);
+/* The transfer ended. */
+void attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code);
+/* SETTLE or REQUEUE is committed, or START is no use any more. */
+void attempt_stored(struct offloadd *d, struct attempt *a);
+void attempt_cancel(struct offloadd *d, struct attempt *a);
+void attempt_hand_back(struct offloadd *d);     /* all: a clean stop */
+void attempt_free_all(struct offloadd *d);
+void attempt_link(struct offloadd *d, struct attempt *a);
+
+int replay_start(struct offloadd *d, struct attempt *a);
+void replay_stop(struct offloadd *d, struct attempt *a);
+int replay_outcome(struct attempt *a, CURLcode code);
+void replay_free(struct replay *r);
+
+
+/* offloadd_loop.c */
+
+#define LOOP_TICK_MS          1000
+#define LOOP_DISPATCH_MAX     128               /* in one round: nginx has to
+                                                   accept them */
+
+enum loop_stop {
+    LOOP_GO_ON = 0,
+    LOOP_FINISH,                                /* SIGQUIT */
+    LOOP_HAND_BACK                              /* SIGTERM */
+};
+
+struct loop {
+    int               epoll;
+    int               signals;
+    CURLM            *multi;
+    uint64_t          curl_at;                  /* mono ms; UINT64_MAX: no */
+    uint8_t          *fds;                      /* enum loop_fd, by fd */
+    uint32_t          nfds;
+    int               added;                    /* handles: curl has to run */
+    uint64_t          tick_at;
+    uint64_t          stop_at;                  /* hand back: give up then */
+    uint64_t          no_lane_since;            /* 0: some lane is held */
+    int               held;
+    int               stop;                     /* enum loop_stop */
+    int               fatal;
+    struct store_op  *ops;                      /* to submit */
+    struct store_op **ops_last;
+};
+
+int loop_init(struct offloadd *d);
+int loop_run(struct offloadd *d);               /* the exit code */
+void loop_free(struct offloadd *d);
+void loop_submit(struct offloadd *d, struct store_op *op);
+int loop_held(struct offloadd *d);              /* looks now */
+void loop_fatal(struct offloadd *d);            /* hand back, exit 1 */
+int loop_add_socket(struct offloadd *d, int fd);
+int loop_close_socket(void *ctx, curl_socket_t fd);
+
+
+/* offloadd_recover.c */
+
+int recover(struct offloadd *d, struct engine_error *e);
+
+
+struct offloadd {
+    struct policy    policy;
+    const char      *policy_file;
+    struct timespec  policy_mtime;
+    ino_t            policy_ino;
+    int              policy_bad;                /* said so already */
+    char             zone_file[PATH_MAX];
+    struct zone      zone;
+    int              lock;
+    struct store     store;
+    struct sched     sched;
+    struct attempts  attempts;
+    struct loop      loop;
+};
+
+/* offloadd.c */
+void policy_reload(struct offloadd *d, int forced);
+
+#endif /* OFFLOADD_H */

@@ -1,0 +1,533 @@
+/*
+ * The life of one attempt: START is committed, the request is replayed, and
+ * what comes of it is committed as SETTLE or REQUEUE.  Loop thread.
+ *
+ *      starting --committed--> replaying --ended--> ending --committed--> gone
+ *
+ * A backend may have worked as soon as something was sent.  So "could not be
+ * reached" and "nginx refused" are tried again without end but for an
+ * entrance that is gone; "cut off" counts as a strike, of which a job has
+ * five; a timeout and any answer are final.
+ *
+ * Killed in between, the row is RUNNING and recovery queues the job again.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+
+#define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
+
+
+static void attempt_settle(struct offloadd *d, struct attempt *a, int error);
+static void attempt_requeue(struct offloadd *d, struct attempt *a,
+    const char *reason, uint64_t delay_ms);
+static void attempt_unreached(struct offloadd *d, struct attempt *a);
+static void attempt_cut_off(struct offloadd *d, struct attempt *a);
+static void attempt_answered(struct offloadd *d, struct attempt *a);
+
+
+struct attempt *
+attempt_get(struct offloadd *d)
+{
+    struct attempt  *a;
+
+    a = d->attempts.spare;
+
+    if (a) {
+        d->attempts.spare = a->next;
+        d->attempts.nspare--;
+
+    } else {
+        a = calloc(1, sizeof(*a));
+        if (a == NULL) {
+            return NULL;
+        }
+
+        a->daemon = d;
+        a->replay.body_fd = -1;
+        result_init(&a->result);
+    }
+
+    a->job = JOB_NONE;
+    a->next = NULL;
+    a->prev = NULL;
+
+    return a;
+}
+
+
+static void
+attempt_free(struct attempt *a)
+{
+    replay_free(&a->replay);
+    result_free(&a->result);
+    buf_free(&a->op.request);
+    free(a);
+}
+
+
+void
+attempt_put(struct offloadd *d, struct attempt *a)
+{
+    a->stage = ATTEMPT_SPARE;
+    result_reset(&a->result, d->policy.store, a->op.row.id);
+
+    if (d->attempts.nspare >= ATTEMPT_SPARES) {
+        attempt_free(a);
+        return;
+    }
+
+    buf_trim(&a->op.request, ATTEMPT_KEEP);
+    buf_trim(&a->replay.head, ATTEMPT_KEEP);
+    buf_trim(&a->replay.text, ATTEMPT_KEEP);
+
+    a->next = d->attempts.spare;
+    d->attempts.spare = a;
+    d->attempts.nspare++;
+}
+
+
+/* Into the list of those that count as running. */
+
+void
+attempt_link(struct offloadd *d, struct attempt *a)
+{
+    a->prev = NULL;
+    a->next = d->attempts.active;
+
+    if (a->next) {
+        a->next->prev = a;
+    }
+
+    d->attempts.active = a;
+    d->sched.running++;
+}
+
+
+static void
+attempt_unlink(struct offloadd *d, struct attempt *a)
+{
+    if (a->prev) {
+        a->prev->next = a->next;
+    } else {
+        d->attempts.active = a->next;
+    }
+
+    if (a->next) {
+        a->next->prev = a->prev;
+    }
+
+    d->sched.running--;
+}
+
+
+int
+attempt_begin(struct offloadd *d, uint32_t i)
+{
+    struct job      *job;
+    struct attempt  *a;
+
+    a = attempt_get(d);
+    if (a == NULL) {
+        return -1;
+    }
+
+    job = job_at(&d->sched.table, i);
+    job->place = JOB_ATTEMPT;
+    job->attempt = a;
+
+    a->job = i;
+    a->stage = ATTEMPT_STARTING;
+    a->op.type = STORE_OP_START;
+    a->op.seq = job->seq;
+    attempt_link(d, a);
+
+    loop_submit(d, &a->op);
+
+    return 0;
+}
+
+
+void
+attempt_started(struct offloadd *d, struct attempt *a)
+{
+    a->stage = ATTEMPT_REPLAYING;
+    a->started_us = mono_us();
+    a->service_us = 0;
+    a->message[0] = '\0';
+
+    sched_write_slot(d, a->job, ZONE_SLOT_RUNNING, &a->op.row);
+
+    if (a->op.result == STORE_OP_LOST) {
+        (void) snprintf(a->message, sizeof(a->message),
+                        "the request is not in the store");
+        attempt_settle(d, a, STORE_ERROR_LOST);
+        return;
+    }
+
+    if (d->loop.stop == LOOP_HAND_BACK) {
+        attempt_requeue(d, a, NULL, 0);
+        return;
+    }
+
+    if (replay_start(d, a) != 0) {
+        attempt_ended(d, a, CURLE_FAILED_INIT);
+        return;
+    }
+
+    d->loop.added = 1;
+}
+
+
+/* libcurl's own words, if it has any. */
+
+static const char *
+attempt_reason(const struct attempt *a, CURLcode code)
+{
+    if (a->replay.connect_errno) {
+        return strerror(a->replay.connect_errno);
+    }
+
+    return a->replay.error[0] ? a->replay.error : curl_easy_strerror(code);
+}
+
+
+void
+attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
+{
+    int  outcome;
+
+    a->service_us = mono_us() - a->started_us;
+    outcome = replay_outcome(a, code);
+
+    if (outcome == REPLAY_ANSWERED
+        && result_finish(&a->result, d->policy.store, a->op.row.id,
+                         a->op.row.http_status)
+           != 0)
+    {
+        outcome = REPLAY_NOT_STORED;
+    }
+
+    if (outcome == REPLAY_ANSWERED && a->result.refused) {
+        outcome = REPLAY_REFUSED;
+    }
+
+    (void) snprintf(a->message, sizeof(a->message), "%s",
+                    attempt_reason(a, code));
+
+    replay_stop(d, a);
+
+    switch (outcome) {
+
+    case REPLAY_ANSWERED:
+        attempt_answered(d, a);
+        break;
+
+    case REPLAY_REFUSED:
+        attempt_requeue(d, a, "nginx has no connection to spare",
+                        UINT64_MAX);
+        break;
+
+    case REPLAY_UNREACHED:
+        attempt_unreached(d, a);
+        break;
+
+    case REPLAY_CUT_OFF:
+        attempt_cut_off(d, a);
+        break;
+
+    case REPLAY_TIMEOUT:
+        (void) snprintf(a->message, sizeof(a->message), "no whole answer "
+                        "within %u s", a->op.row.timeout_s);
+        attempt_settle(d, a, STORE_ERROR_TIMEOUT);
+        break;
+
+    case REPLAY_NOT_STORED:
+        (void) snprintf(a->message, sizeof(a->message), "the answer could "
+                        "not be kept: %s",
+                        a->result.too_large ? "its header is over 64 KB"
+                                            : strerror(a->result.err));
+        attempt_settle(d, a, STORE_ERROR_RESULT);
+        break;
+
+    default:
+        (void) snprintf(a->message, sizeof(a->message), "the request's body "
+                        "is lost: its file is gone or of another size");
+        attempt_settle(d, a, STORE_ERROR_LOST);
+        break;
+    }
+}
+
+
+static void
+attempt_answered(struct offloadd *d, struct attempt *a)
+{
+    if (a->op.row.http_status < 400) {
+        a->message[0] = '\0';
+        attempt_settle(d, a, STORE_ERROR_NONE);
+        return;
+    }
+
+    (void) snprintf(a->message, sizeof(a->message),
+                    "the backend answered %u", a->op.row.http_status);
+    attempt_settle(d, a, STORE_ERROR_BACKEND);
+}
+
+
+/* Nothing was sent.  While nginx is down, that is no wonder. */
+
+static void
+attempt_unreached(struct offloadd *d, struct attempt *a)
+{
+    int          err;
+    char         text[CURL_ERROR_SIZE];
+    struct job  *job;
+
+    job = job_at(&d->sched.table, a->job);
+    err = a->replay.connect_errno;
+
+    (void) snprintf(text, sizeof(text), "%s", a->message);
+
+    if ((err == ENOENT || err == ECONNREFUSED) && loop_held(d)
+        && ++job->unreachable >= ATTEMPT_UNREACHABLE)
+    {
+        (void) snprintf(a->message, sizeof(a->message), "nginx's replay "
+                        "entrance was unreachable %u times: %s",
+                        ATTEMPT_UNREACHABLE, text);
+        attempt_settle(d, a, STORE_ERROR_UNREACHABLE);
+        return;
+    }
+
+    attempt_requeue(d, a, text, UINT64_MAX);
+}
+
+
+static void
+attempt_cut_off(struct offloadd *d, struct attempt *a)
+{
+    char  text[CURL_ERROR_SIZE];
+
+    (void) snprintf(text, sizeof(text), "%s",
+                    a->replay.resend ? "the connection was closed"
+                                     : a->message);
+
+    job_at(&d->sched.table, a->job)->unreachable = 0;
+
+    if (++a->op.row.strikes >= ATTEMPT_STRIKES) {
+        (void) snprintf(a->message, sizeof(a->message),
+                        "cut off %u times: %s", a->op.row.strikes, text);
+        attempt_settle(d, a, STORE_ERROR_CUT_OFF);
+        return;
+    }
+
+    attempt_requeue(d, a, text, UINT64_MAX);
+}
+
+
+/* UINT64_MAX: as long as the backoff says. */
+
+static void
+attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
+    uint64_t delay_ms)
+{
+    struct job       *job;
+    struct log_line   l;
+
+    job = job_at(&d->sched.table, a->job);
+
+    if (delay_ms == UINT64_MAX) {
+        delay_ms = sched_backoff(&d->sched, job->retries);
+
+        if (job->retries < UINT16_MAX) {
+            job->retries++;
+        }
+    }
+
+    if (reason && log_begin(&l, LOG_WARN, "attempt failed")) {
+        log_id(&l, "job", job->id);
+        log_uint(&l, "attempt", a->op.row.attempts);
+        log_str(&l, "reason", reason);
+        log_uint(&l, "strikes", a->op.row.strikes);
+        log_uint(&l, "again_in_ms", delay_ms);
+        log_end(&l);
+    }
+
+    a->delay_ms = delay_ms;
+    a->stage = ATTEMPT_ENDING;
+    a->op.type = STORE_OP_REQUEUE;
+    a->op.row.not_before_ms = delay_ms ? clock_ms() + delay_ms : 0;
+
+    loop_submit(d, &a->op);
+}
+
+
+static void
+attempt_settle(struct offloadd *d, struct attempt *a, int error)
+{
+    struct store_op  *op = &a->op;
+
+    a->stage = ATTEMPT_ENDING;
+
+    op->type = STORE_OP_SETTLE;
+    op->row.state = error ? STORE_FAILED : STORE_COMPLETED;
+    op->row.error = (uint16_t) error;
+    op->row.finished_ms = clock_ms();
+    op->row.message_len = (uint16_t) strlen(a->message);
+    op->message = a->message;
+
+    if (error == STORE_ERROR_NONE || error == STORE_ERROR_BACKEND) {
+        op->row.result_size = a->result.size;
+        op->row.type_len = (uint16_t) a->result.type_len;
+        op->type_text = (const char *) a->result.headers.data
+                        + a->result.type_at;
+        op->headers = &a->result.headers;
+        op->body = a->result.fd == -1 ? &a->result.body : NULL;
+
+    } else {
+        op->row.http_status = 0;
+        op->row.result_size = 0;
+        op->row.type_len = 0;
+        op->headers = NULL;
+        op->body = NULL;
+    }
+
+    loop_submit(d, op);
+}
+
+
+static const char *const  attempt_errors[STORE_ERRORS] = {
+    "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
+    "result-not-stored"
+};
+
+
+static void
+attempt_log_settled(struct attempt *a)
+{
+    struct log_line    l;
+    struct store_job  *row = &a->op.row;
+
+    if (!log_begin(&l, LOG_INFO, "settled")) {
+        return;
+    }
+
+    log_id(&l, "job", row->id);
+    log_uint(&l, "attempt", row->attempts);
+    log_str(&l, "state", row->state == STORE_COMPLETED ? "completed"
+                                                       : "failed");
+
+    if (row->error > 0 && row->error < STORE_ERRORS) {
+        log_str(&l, "error", attempt_errors[row->error]);
+        log_str(&l, "reason", a->message);
+    }
+
+    if (row->http_status) {
+        log_uint(&l, "status", row->http_status);
+    }
+
+    log_uint(&l, "queue_ms", row->started_ms > row->created_ms
+                             ? row->started_ms - row->created_ms : 0);
+    log_uint(&l, "service_ms", a->service_us / 1000);
+    log_uint(&l, "bytes", row->result_size);
+    log_end(&l);
+}
+
+
+void
+attempt_stored(struct offloadd *d, struct attempt *a)
+{
+    uint32_t  job = a->job;
+
+    attempt_unlink(d, a);
+
+    if (job == JOB_NONE) {
+        attempt_put(d, a);                      /* canceled meanwhile */
+        return;
+    }
+
+    if (a->op.result == STORE_OP_STALE) {
+
+        /* the store knows better, and its word counts */
+
+        log_text(LOG_WARN, "job %llu is not in the state it was thought to "
+                 "be in; left as it is in the store",
+                 (unsigned long long) a->op.seq);
+        sched_forget(d, job);
+
+    } else if (a->op.type == STORE_OP_REQUEUE) {
+        job_at(&d->sched.table, job)->place = JOB_FREE;
+        sched_write_slot(d, job, ZONE_SLOT_QUEUED, &a->op.row);
+        sched_requeue(d, job, a->delay_ms);
+
+    } else {
+        attempt_log_settled(a);
+
+        if (a->op.row.state == STORE_COMPLETED
+            || a->op.row.error == STORE_ERROR_BACKEND)
+        {
+            sched_service(&d->sched, a->service_us);
+        }
+
+        sched_forget(d, job);
+        d->sched.settled++;
+    }
+
+    attempt_put(d, a);
+}
+
+
+/* The store has the job as canceled. */
+
+void
+attempt_cancel(struct offloadd *d, struct attempt *a)
+{
+    job_at(&d->sched.table, a->job)->place = JOB_FREE;
+    a->job = JOB_NONE;
+
+    if (a->stage == ATTEMPT_REPLAYING) {
+        replay_stop(d, a);
+        attempt_unlink(d, a);
+        attempt_put(d, a);
+    }
+
+    /* otherwise its operation is with the store: put when it comes back */
+}
+
+
+/* A clean stop: what runs is queued again; its attempts stay counted. */
+
+void
+attempt_hand_back(struct offloadd *d)
+{
+    struct attempt  *a;
+
+    for (a = d->attempts.active; a; a = a->next) {
+        if (a->stage == ATTEMPT_REPLAYING) {
+            replay_stop(d, a);
+            attempt_requeue(d, a, NULL, 0);
+        }
+    }
+}
+
+
+void
+attempt_free_all(struct offloadd *d)
+{
+    struct attempt  *a, *next;
+    struct attempt  *lists[] = {
+        d->attempts.spare, d->attempts.active, d->store.lent
+    };
+    size_t           i;
+
+    for (i = 0; i < ARRAY_LENGTH(lists); i++) {
+        for (a = lists[i]; a; a = next) {
+            next = a->next;
+            replay_stop(d, a);
+            attempt_free(a);
+        }
+    }
+}

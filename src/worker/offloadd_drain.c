@@ -1,0 +1,689 @@
+/*
+ * From the rings into the store, and answers back.  Store thread only.
+ *
+ * drain_read() copies records into the open transaction and remembers them as
+ * items; drain_finish() does what may be done after the commit, in this order:
+ * slots, heads, answers, events.  A kill between any two is made good when the
+ * records are read again: an id the store knows is not inserted twice.
+ *
+ * A ring that is corrupt is set aside: what follows the damage can not be
+ * found.  A record that is intact but holds no request is one rejected job.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+
+#define DRAIN_RECORDS         1024              /* in a transaction */
+#define DRAIN_BYTES           (8u * 1024 * 1024)
+#define DRAIN_FULL_MS         200
+#define DRAIN_PENDING_MAX     65536
+#define DRAIN_ANSWER_TRIES    300               /* some 30 s: nobody reads */
+
+
+static int drain_record(struct store *s, uint32_t lane,
+    struct zone_record *rec, struct engine_error *e);
+static int drain_job(struct store *s, struct drain_item *item,
+    const struct zone_record *rec, struct engine_error *e);
+static int drain_cancels(struct store *s, struct engine_error *e);
+static void drain_item_done(struct store *s, struct store_batch *b,
+    struct drain_item *item);
+
+
+int
+drain_init(struct store *s, struct zone_error *e)
+{
+    char          path[PATH_MAX];
+    uint32_t      i;
+    struct zone  *z = &s->daemon->zone;
+
+    s->lanes = calloc(z->geo.lanes, sizeof(*s->lanes));
+    if (s->lanes == NULL) {
+        e->err = ENOMEM;
+        (void) snprintf(e->text, sizeof(e->text), "no memory for %u lanes",
+                        z->geo.lanes);
+        return -1;
+    }
+
+    for (i = 0; i < z->geo.lanes; i++) {
+        if (zone_consumer_init(&s->lanes[i].consumer, z, i, e) != 0) {
+            log_text(LOG_ERROR, "lane %u is corrupt and set aside: %s", i,
+                     e->text);
+            s->lanes[i].consumer.lane = zone_lane(z, i);
+            atomic_store(&s->lanes[i].corrupt, 1);
+        }
+
+        if (zone_lane_path(path, sizeof(path), s->daemon->policy.path, i) != 0
+            || zone_bell_init(&s->lanes[i].bell, path) != 0)
+        {
+            e->err = ENAMETOOLONG;
+            (void) snprintf(e->text, sizeof(e->text), "\"%s\" is too long for "
+                            "the name of a socket", s->daemon->policy.path);
+            return -1;
+        }
+    }
+
+    s->bell = zone_bell_socket();
+    if (s->bell == -1) {
+        e->err = errno;
+        (void) snprintf(e->text, sizeof(e->text), "socket: %s",
+                        strerror(errno));
+        return -1;
+    }
+
+    return 0;
+}
+
+
+int
+drain_pending(struct store *s)
+{
+    uint32_t            i;
+    struct drain_lane  *l;
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+        l = &s->lanes[i];
+
+        if (!atomic_load_explicit(&l->corrupt, memory_order_relaxed)
+            && atomic_load_explicit(&l->consumer.lane->sq_tail,
+                                    memory_order_acquire) != l->consumer.pos)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* The next record of a lane: 1, 0: none, -1: the engine failed. */
+
+static int
+drain_next(struct store *s, uint32_t lane, struct engine_error *e,
+    uint64_t *bytes)
+{
+    int                  rc;
+    uint64_t             before;
+    struct zone_error    ze;
+    struct drain_lane   *l = &s->lanes[lane];
+    struct zone_record  *rec;
+
+    if (atomic_load_explicit(&l->corrupt, memory_order_relaxed)) {
+        return 0;
+    }
+
+    before = l->consumer.pos;
+    rc = zone_sq_peek(&l->consumer, &rec, &ze);
+
+    if (rc == 0) {
+        return 0;
+    }
+
+    if (rc == -1) {
+        if (zone_broken(&s->daemon->zone)) {
+            return 0;                           /* the loop's tick says so */
+        }
+
+        log_text(LOG_ERROR, "lane %u is corrupt and set aside until the "
+                 "worker is restarted; the jobs still in it can not be read: "
+                 "%s", lane, ze.text);
+
+        atomic_store(&l->corrupt, 1);
+        return 0;
+    }
+
+    *bytes += l->consumer.pos - before;
+    l->taken++;
+
+    return drain_record(s, lane, rec, e) == -1 ? -1 : 1;
+}
+
+
+int
+drain_read(struct store *s, struct engine_error *e)
+{
+    int       rc, any;
+    uint32_t  i, n, lane, lanes;
+    uint64_t  bytes;
+
+    lanes = s->daemon->zone.geo.lanes;
+    bytes = 0;
+    n = 0;
+
+    if (!drain_pending(s)) {
+        return 0;
+    }
+
+    if (s->engine->room(s->self, DRAIN_BYTES, e) != 0) {
+        if (!s->full) {
+            s->full = 1;
+            log_text(LOG_ERROR, "new jobs stay in their rings: %s", e->text);
+        }
+
+        s->full_until = mono_ms() + DRAIN_FULL_MS;
+        return 0;
+    }
+
+    if (s->full) {
+        s->full = 0;
+        log_text(LOG_NOTICE, "the store has room for new jobs again");
+    }
+
+    do {
+        any = 0;
+
+        for (i = 0; i < lanes; i++) {
+            lane = (s->first_lane + i) % lanes;
+
+            rc = drain_next(s, lane, e, &bytes);
+            if (rc == -1) {
+                return -1;
+            }
+
+            any += rc;
+            n += (uint32_t) rc;
+
+            if (n >= DRAIN_RECORDS || bytes >= DRAIN_BYTES) {
+                any = 0;
+                break;
+            }
+        }
+
+    } while (any);
+
+    s->first_lane++;
+
+    if (drain_cancels(s, e) == -1) {
+        return -1;
+    }
+
+    ZONE_FAILPOINT("drain.before-commit");
+
+    return (int) n;
+}
+
+
+static int
+drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
+    struct engine_error *e)
+{
+    uint32_t            cap, none;
+    struct drain_item  *item;
+
+    if (s->nitems == s->items_cap) {
+        cap = s->items_cap ? s->items_cap * 2 : 256;
+
+        item = realloc(s->items, cap * sizeof(*item));
+        if (item == NULL) {
+            e->err = ENOMEM;
+            (void) snprintf(e->text, sizeof(e->text),
+                            "no memory for a batch of %u", cap);
+            return -1;
+        }
+
+        s->items = item;
+        s->items_cap = cap;
+    }
+
+    /*
+     * Who waits for this record's answer may have given up.  Taken is taken:
+     * a record that is read again after a kill says so itself.
+     */
+
+    none = ZONE_CLAIM_NONE;
+
+    if (rec->token != 0
+        && !atomic_compare_exchange_strong(&rec->claim, &none,
+                                           ZONE_CLAIM_TAKEN)
+        && none == ZONE_CLAIM_WITHDRAWN)
+    {
+        item = &s->items[s->nitems++];
+        memset(item, 0, sizeof(*item));
+        memcpy(&item->record, rec, sizeof(item->record));
+        item->record.token = 0;
+        item->lane = lane;
+        item->kind = DRAIN_REJECT;
+        return 0;
+    }
+
+    item = &s->items[s->nitems++];
+    memset(item, 0, sizeof(*item));
+    memcpy(&item->record, rec, sizeof(item->record));
+    item->lane = lane;
+
+    if (rec->type == ZONE_RECORD_CANCEL) {
+        item->kind = DRAIN_CANCEL;
+        return 0;
+    }
+
+    return drain_job(s, item, rec, e);
+}
+
+
+/*
+ * With capacity lent by the loop a job is inserted as running at once, which
+ * saves a transaction and the way there and back.
+ */
+
+static struct attempt *
+drain_borrow(struct store *s)
+{
+    struct attempt  *a;
+
+    pthread_mutex_lock(&s->mutex);
+
+    a = s->lent;
+    if (a) {
+        s->lent = a->next;
+    }
+
+    pthread_mutex_unlock(&s->mutex);
+
+    return a;
+}
+
+
+static void
+drain_give_back(struct store *s, struct attempt *a)
+{
+    pthread_mutex_lock(&s->mutex);
+    a->next = s->lent;
+    s->lent = a;
+    pthread_mutex_unlock(&s->mutex);
+}
+
+
+static int
+drain_job(struct store *s, struct drain_item *item,
+    const struct zone_record *rec, struct engine_error *e)
+{
+    int                       rc;
+    const char               *wrong;
+    struct attempt           *a;
+    struct engine_insert      in;
+    struct zone_request_view  view;
+
+    wrong = zone_request_parse(&view, zone_record_payload(rec),
+                               item->record.payload);
+    if (wrong) {
+        struct log_line  l;
+
+        if (log_begin(&l, LOG_ERROR, "a record is not a request and is "
+                                     "skipped"))
+        {
+            log_id(&l, "job", item->record.id);
+            log_uint(&l, "lane", item->lane);
+            log_str(&l, "error", wrong);
+            log_end(&l);
+        }
+
+        item->kind = DRAIN_REJECT;
+        return 0;
+    }
+
+    a = drain_borrow(s);
+
+    if (a) {
+        a->op.request.len = 0;
+
+        if (buf_append(&a->op.request, zone_record_payload(rec),
+                       item->record.payload) != 0)
+        {
+            drain_give_back(s, a);
+            a = NULL;
+        }
+    }
+
+    memset(&in, 0, sizeof(in));
+    in.record = &item->record;
+    in.view = &view;
+    in.payload = zone_record_payload(rec);
+    in.size = item->record.payload;
+    in.now_ms = clock_ms();
+    in.start = a != NULL;
+
+    rc = s->engine->insert(s->self, &in, e);
+
+    if (rc != 0 && a) {
+        drain_give_back(s, a);
+        a = NULL;
+    }
+
+    if (rc == -1) {
+        return -1;
+    }
+
+    item->kind = rc == ENGINE_KNOWN ? DRAIN_KNOWN : DRAIN_JOB;
+    item->seq = in.seq;
+    item->row = in.row;
+    item->attempt = a;
+
+    if (a) {
+        a->op.type = STORE_OP_START;
+        a->op.result = STORE_OP_DONE;
+        a->op.seq = in.seq;
+        a->op.row = in.row;
+    }
+
+    return 0;
+}
+
+
+/*
+ * A cancel's job may still be in the ring of another lane, the one its id
+ * names: that ring is first read up to where it ends now, which is after the
+ * cancel was read.
+ */
+
+static int
+drain_up_to(struct store *s, uint32_t lane, struct engine_error *e)
+{
+    int                 rc;
+    uint64_t            tail, bytes;
+    struct drain_lane  *l;
+
+    l = &s->lanes[lane];
+    tail = atomic_load_explicit(&l->consumer.lane->sq_tail,
+                                memory_order_acquire);
+    bytes = 0;
+
+    while (l->consumer.pos < tail) {
+        rc = drain_next(s, lane, e, &bytes);
+        if (rc != 1) {
+            return rc;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+drain_cancels(struct store *s, struct engine_error *e)
+{
+    int                   rc;
+    uint32_t              i, lane, slot;
+    struct drain_item    *item;
+    struct engine_cancel  c;
+
+    for (i = 0; i < s->nitems; i++) {
+
+        if (s->items[i].kind != DRAIN_CANCEL) {
+            continue;
+        }
+
+        zone_id_hint(s->items[i].record.id, &lane, &slot);
+
+        if (lane < s->daemon->zone.geo.lanes && drain_up_to(s, lane, e) == -1)
+        {
+            return -1;
+        }
+
+        item = &s->items[i];                    /* the array may have moved */
+
+        memset(&c, 0, sizeof(c));
+        c.id = item->record.id;
+        c.now_ms = clock_ms();
+        c.ttl_ms = atomic_load(&s->ttl_ms);
+
+        ZONE_FAILPOINT("cancel.before-commit");
+
+        rc = s->engine->cancel(s->self, &c, e);
+        if (rc == -1) {
+            return -1;
+        }
+
+        item->seq = c.seq;
+        item->result = rc == ENGINE_NOT_FOUND ? ZONE_NOT_FOUND : ZONE_DONE;
+    }
+
+    return 0;
+}
+
+
+/* After an abort: as if nothing had been read. */
+
+void
+drain_undo(struct store *s)
+{
+    uint32_t  i;
+
+    for (i = 0; i < s->nitems; i++) {
+        if (s->items[i].attempt) {
+            drain_give_back(s, s->items[i].attempt);
+        }
+    }
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+        if (s->lanes[i].taken) {
+            zone_sq_rewind(&s->lanes[i].consumer);
+            s->lanes[i].taken = 0;
+        }
+    }
+
+    s->nitems = 0;
+}
+
+
+static void
+drain_slot(struct store *s, struct drain_item *item)
+{
+    struct zone_job  job;
+
+    memset(&job, 0, sizeof(job));
+    memcpy(job.id, item->row.id, ZONE_ID_SIZE);
+    job.seq = item->seq;
+    job.created_ms = item->row.created_ms;
+    job.started_ms = item->row.started_ms;
+    job.body_size = item->row.body_size;
+    job.attempts = item->row.attempts;
+    job.timeout_s = item->row.timeout_s;
+    job.location = item->row.location;
+
+    zone_slot_write(&s->daemon->zone, item->lane, item->record.slot, &job,
+                    item->row.state == STORE_RUNNING ? ZONE_SLOT_RUNNING
+                                                     : ZONE_SLOT_QUEUED);
+}
+
+
+/*
+ * The slot is this thread's to write while it is SUBMITTED.  That of a job
+ * that was known may long be the loop's.
+ */
+
+static int
+drain_owns_slot(struct store *s, const struct drain_item *item)
+{
+    struct zone_slot  *slot;
+
+    if (item->kind != DRAIN_JOB
+        && (item->kind != DRAIN_KNOWN
+            || (item->row.state != STORE_QUEUED
+                && item->row.state != STORE_RUNNING)))
+    {
+        return 0;
+    }
+
+    slot = zone_slot(&s->daemon->zone, item->lane, item->record.slot);
+
+    return atomic_load_explicit(&slot->state, memory_order_relaxed)
+           == ZONE_SLOT_SUBMITTED;
+}
+
+
+void
+drain_finish(struct store *s, struct store_batch *b)
+{
+    uint32_t  i;
+
+    if (s->nitems == 0) {
+        return;
+    }
+
+    ZONE_FAILPOINT("drain.after-commit");
+
+    for (i = 0; i < s->nitems; i++) {
+        if (drain_owns_slot(s, &s->items[i])) {
+            drain_slot(s, &s->items[i]);
+        }
+    }
+
+    atomic_store_explicit(&s->daemon->zone.worker->next_seq,
+                          s->engine->next_seq(s->self), memory_order_relaxed);
+
+    ZONE_FAILPOINT("drain.after-slots");
+
+    /*
+     * What the loop has to know is written down before the heads move: the
+     * records are gone then.
+     */
+
+    for (i = 0; i < s->nitems; i++) {
+        drain_item_done(s, b, &s->items[i]);
+    }
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+        if (s->lanes[i].taken) {
+            zone_sq_release(&s->lanes[i].consumer);
+            s->lanes[i].taken = 0;
+        }
+    }
+
+    ZONE_FAILPOINT("drain.after-head");
+
+    s->nitems = 0;
+}
+
+
+static void
+drain_item_done(struct store *s, struct store_batch *b,
+    struct drain_item *item)
+{
+    struct store_event      *ev;
+    struct zone_completion   c;
+
+    ev = store_event_add(b);
+    ev->lane = item->lane;
+    ev->slot = item->record.slot;
+    ev->seq = item->seq;
+    ev->token = item->record.token;
+    ev->result = item->result;
+    memcpy(ev->id, item->record.id, ZONE_ID_SIZE);
+
+    switch (item->kind) {
+
+    case DRAIN_CANCEL:
+        ev->type = STORE_EVENT_CANCEL;
+        return;                                 /* answered by the loop */
+
+    case DRAIN_JOB:
+        ev->type = STORE_EVENT_JOB;
+        ev->attempt = item->attempt;
+        ev->has_slot = (uint32_t) zone_slot_holds(&s->daemon->zone,
+                                                  item->lane,
+                                                  item->record.slot,
+                                                  item->record.id);
+        break;
+
+    case DRAIN_KNOWN:
+        ev->type = STORE_EVENT_SLOT;
+        break;
+
+    default:
+        ev->type = STORE_EVENT_REJECT;
+        break;
+    }
+
+    if (item->record.token != 0) {
+        memset(&c, 0, sizeof(c));
+        c.token = item->record.token;
+        c.type = item->record.type;
+        c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED : ZONE_DONE;
+        memcpy(c.id, item->record.id, ZONE_ID_SIZE);
+        drain_answer(s, item->lane, &c);
+    }
+}
+
+
+void
+drain_answer(struct store *s, uint32_t lane, const struct zone_completion *c)
+{
+    uint32_t              cap;
+    struct drain_answer  *p;
+
+    if (lane >= s->daemon->zone.geo.lanes) {
+        return;
+    }
+
+    if (zone_cq_post(&s->daemon->zone, lane, c) == 0) {
+        s->lanes[lane].ring = 1;
+        return;
+    }
+
+    if (s->npending == s->pending_cap) {
+        cap = s->pending_cap ? s->pending_cap * 2 : 64;
+
+        if (cap > DRAIN_PENDING_MAX) {
+            return;                             /* who waits has a timeout */
+        }
+
+        p = realloc(s->pending, cap * sizeof(*p));
+        if (p == NULL) {
+            return;
+        }
+
+        s->pending = p;
+        s->pending_cap = cap;
+    }
+
+    p = &s->pending[s->npending++];
+    p->lane = lane;
+    p->tries = 0;
+    p->c = *c;
+}
+
+
+void
+drain_retry_answers(struct store *s)
+{
+    uint32_t              i, n;
+    struct drain_answer  *p;
+
+    for (i = 0, n = 0; i < s->npending; i++) {
+        p = &s->pending[i];
+
+        if (zone_cq_post(&s->daemon->zone, p->lane, &p->c) == 0) {
+            s->lanes[p->lane].ring = 1;
+
+        } else if (++p->tries < DRAIN_ANSWER_TRIES) {
+            s->pending[n++] = *p;
+        }
+    }
+
+    s->npending = n;
+    drain_bells(s);
+}
+
+
+void
+drain_bells(struct store *s)
+{
+    uint32_t            i;
+    struct drain_lane  *l;
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+        l = &s->lanes[i];
+
+        if (l->ring) {
+            l->ring = 0;
+
+            if (zone_wake_due(&l->consumer.lane->cq_sleeping)) {
+                zone_bell_ring(s->bell, &l->bell);
+            }
+        }
+    }
+}

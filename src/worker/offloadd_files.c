@@ -1,0 +1,247 @@
+/*
+ * Files beside the store: request bodies too large for a ring (spool/), the
+ * same while nginx receives them (spool/tmp/), and answers too large to be
+ * inline (blobs/).  A file is named by its job's id; the store's rows say
+ * which are wanted.
+ *
+ * A file is made before the row that names it and removed after the row is
+ * gone, so a kill leaves files too many, never one too few.  files_sweep()
+ * removes those: at the start, and of the spool once an hour, because nginx
+ * may die between a file and its record.  Store thread, or main before it.
+ */
+
+#include "offloadd.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+
+#define FILES_TMP_AGE         86400             /* s: an upload may be slow */
+#define FILES_SPOOL_AGE       60                /* s: its record is on its
+                                                   way */
+
+
+static int
+files_mkdir(const char *path, struct engine_error *e)
+{
+    struct stat  st;
+
+    if (mkdir(path, 0700) == -1 && errno != EEXIST) {
+        e->err = errno;
+        (void) snprintf(e->text, sizeof(e->text), "%.256s: %s", path,
+                        strerror(errno));
+        return -1;
+    }
+
+    if (stat(path, &st) == -1 || !S_ISDIR(st.st_mode)) {
+        e->err = ENOTDIR;
+        (void) snprintf(e->text, sizeof(e->text), "%.256s: not a directory",
+                        path);
+        return -1;
+    }
+
+    if (st.st_uid != geteuid() || (st.st_mode & 077)) {
+        e->err = EACCES;
+        (void) snprintf(e->text, sizeof(e->text), "%.200s belongs to user %u "
+                        "with mode %03o, must belong to user %u with mode 700",
+                        path, (unsigned) st.st_uid,
+                        (unsigned) st.st_mode & 0777, (unsigned) geteuid());
+        return -1;
+    }
+
+    if (access(path, W_OK|X_OK) == -1) {
+        e->err = errno;
+        (void) snprintf(e->text, sizeof(e->text), "%.256s: not writable: %s",
+                        path, strerror(errno));
+        return -1;
+    }
+
+    return 0;
+}
+
+
+int
+files_init(const struct policy *p, struct engine_error *e)
+{
+    int                       i;
+    char                      path[PATH_MAX];
+    static const char *const  dirs[] = {
+        ZONE_DIR_SPOOL, ZONE_DIR_SPOOL_TMP, ZONE_DIR_BLOBS
+    };
+
+    if (files_mkdir(p->store, e) != 0) {
+        return -1;
+    }
+
+    for (i = 0; i < (int) ARRAY_LENGTH(dirs); i++) {
+        if (zone_path(path, sizeof(path), p->store, dirs[i]) != 0) {
+            e->err = ENAMETOOLONG;
+            (void) snprintf(e->text, sizeof(e->text), "\"store\" is too long "
+                            "a path");
+            return -1;
+        }
+
+        if (files_mkdir(path, e) != 0) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+int
+files_path(char *buf, size_t size, const char *store, const char *dir,
+    const uint8_t *id, const char *suffix)
+{
+    int   n;
+    char  text[ZONE_ID_TEXT];
+
+    zone_id_format(text, id);
+    n = snprintf(buf, size, "%s/%s/%.*s%s", store, dir, ZONE_ID_TEXT, text,
+                 suffix);
+
+    return n > 0 && (size_t) n < size ? 0 : -1;
+}
+
+
+void
+files_unlink(const char *store, const char *dir, const uint8_t *id,
+    const char *suffix)
+{
+    char  path[PATH_MAX];
+
+    if (files_path(path, sizeof(path), store, dir, id, suffix) != 0) {
+        return;
+    }
+
+    if (unlink(path) == -1 && errno != ENOENT) {
+        log_text(LOG_WARN, "unlink %.300s: %s", path, strerror(errno));
+    }
+}
+
+
+/* Is the job in a ring still?  Nothing is taken from it. */
+
+static int
+files_in_ring(struct store *s, const uint8_t *id)
+{
+    uint32_t              lane, slot;
+    struct zone_error     e;
+    struct zone_record   *rec;
+    struct zone_consumer  c;
+
+    zone_id_hint(id, &lane, &slot);
+
+    if (lane >= s->daemon->zone.geo.lanes
+        || atomic_load(&s->lanes[lane].corrupt))
+    {
+        return 0;
+    }
+
+    c = s->lanes[lane].consumer;                /* a copy: it reads ahead */
+
+    while (zone_sq_peek(&c, &rec, &e) == 1) {
+        if (memcmp(rec->id, id, ZONE_ID_SIZE) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+files_wanted(struct store *s, const char *dir, const char *name,
+    const struct stat *st, time_t now)
+{
+    size_t   len;
+    uint8_t  id[ZONE_ID_SIZE];
+
+    len = strlen(name);
+
+    if (strcmp(dir, ZONE_DIR_SPOOL_TMP) == 0) {
+        return now - st->st_mtime < FILES_TMP_AGE;
+    }
+
+    if (zone_id_parse(id, name, len) != 0) {
+
+        /* an answer that was being received, or nothing of ours */
+
+        return !(strcmp(dir, ZONE_DIR_BLOBS) == 0 && len == ZONE_ID_TEXT + 4
+                 && strcmp(name + ZONE_ID_TEXT, ".tmp") == 0);
+    }
+
+    if (strcmp(dir, ZONE_DIR_BLOBS) == 0) {
+        return s->engine->wants_blob(s->self, id);
+    }
+
+    /* the ring first: what leaves it between the looks is in the store */
+
+    return now - st->st_ctime < FILES_SPOOL_AGE || files_in_ring(s, id)
+           || s->engine->wants_body(s->self, id);
+}
+
+
+static void
+files_sweep_dir(struct store *s, const char *dir)
+{
+    DIR            *d;
+    char            path[PATH_MAX];
+    time_t          now;
+    unsigned        n;
+    struct stat     st;
+    struct dirent  *entry;
+
+    if (zone_path(path, sizeof(path), s->daemon->policy.store, dir) != 0) {
+        return;
+    }
+
+    d = opendir(path);
+    if (d == NULL) {
+        log_text(LOG_WARN, "opendir %.300s: %s", path, strerror(errno));
+        return;
+    }
+
+    now = time(NULL);
+    n = 0;
+
+    while ((entry = readdir(d)) != NULL) {
+
+        if (fstatat(dirfd(d), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == -1
+            || !S_ISREG(st.st_mode)
+            || files_wanted(s, dir, entry->d_name, &st, now))
+        {
+            continue;
+        }
+
+        if (unlinkat(dirfd(d), entry->d_name, 0) == 0) {
+            n++;
+        }
+    }
+
+    closedir(d);
+
+    if (n) {
+        log_text(LOG_NOTICE, "%u files that no job wants removed from %.300s",
+                 n, path);
+    }
+}
+
+
+void
+files_sweep(struct store *s, int blobs)
+{
+    files_sweep_dir(s, ZONE_DIR_SPOOL_TMP);
+    files_sweep_dir(s, ZONE_DIR_SPOOL);
+
+    if (blobs) {
+        files_sweep_dir(s, ZONE_DIR_BLOBS);
+    }
+}

@@ -1,0 +1,688 @@
+/*
+ * The LMDB engine: environment, transactions, recovery's scan.  The databases
+ * are those of zone_store.h; nginx's workers read them meanwhile.
+ *
+ * Without MDB_WRITEMAP pages are written by pwrite(), so a full disk is an
+ * error of the commit and not a SIGBUS.  Memory durability leaves out the
+ * syncs; a killed process loses nothing by that, only a dead machine does.
+ * LMDB needs no repair after a kill: the last commit counts.
+ *
+ * A copy-on-write tree needs free pages even to delete.  So some room is
+ * allocated ahead, and new jobs are taken only while it is there: what is in
+ * the store can always be finished.
+ */
+
+#include "offloadd_lmdb.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+
+#define LMDB_RESERVE          (4u * 1024 * 1024)
+#define LMDB_STEP             (2u * 1024 * 1024)
+#define LMDB_RECOVER_BATCH    1000
+#define LMDB_MAP_LEAST        (1ull << 30)
+
+
+static const struct {
+    const char    *name;
+    unsigned int   flags;
+} lmdb_dbs[LMDB_DBS] = {
+    { STORE_DB_META, 0 },
+    { STORE_DB_IDS, 0 },
+    { STORE_DB_JOBS, MDB_INTEGERKEY },
+    { STORE_DB_REQUESTS, MDB_INTEGERKEY },
+    { STORE_DB_RESULTS, MDB_INTEGERKEY },
+    { STORE_DB_EXPIRY, 0 },
+};
+
+
+static int lmdb_open_env(struct lmdb *m, struct engine_error *e);
+static int lmdb_open_dbs(struct lmdb *m, MDB_txn *txn,
+    struct engine_error *e);
+static int lmdb_check_meta(struct lmdb *m, MDB_txn *txn,
+    struct engine_error *e);
+
+
+int
+lmdb_fail(struct engine_error *e, int rc, const char *what)
+{
+    e->err = rc;
+    (void) snprintf(e->text, sizeof(e->text), "%.256s: %s", what,
+                    mdb_strerror(rc));
+    return -1;
+}
+
+
+static int
+lmdb_open(void **self, const struct policy *p, struct engine_error *e)
+{
+    struct lmdb  *m;
+
+    m = calloc(1, sizeof(*m));
+    if (m == NULL) {
+        return lmdb_fail(e, ENOMEM, "the store");
+    }
+
+    m->policy = p;
+
+    if (lmdb_open_env(m, e) != 0) {
+        free(m);
+        return -1;
+    }
+
+    *self = m;
+
+    return 0;
+}
+
+
+/* The map is address space only; where that is short, take less of it. */
+
+static int
+lmdb_map(struct lmdb *m, const char *file, struct engine_error *e)
+{
+    int           rc;
+    size_t        size;
+    unsigned int  flags;
+
+    flags = MDB_NOSUBDIR;
+
+    if (m->policy->durability == DURABILITY_MEMORY) {
+        flags |= MDB_NOSYNC|MDB_NOMETASYNC;
+    }
+
+    for (size = STORE_MAP_SIZE; ; size /= 4) {
+        rc = mdb_env_create(&m->env);
+        if (rc) {
+            return lmdb_fail(e, rc, "mdb_env_create");
+        }
+
+        (void) mdb_env_set_mapsize(m->env, size);
+        (void) mdb_env_set_maxdbs(m->env, STORE_DBS);
+        (void) mdb_env_set_maxreaders(m->env, STORE_READERS);
+
+        rc = mdb_env_open(m->env, file, flags, 0600);
+        if (rc == 0) {
+            return 0;
+        }
+
+        mdb_env_close(m->env);
+        m->env = NULL;
+
+        if (rc != ENOMEM || size <= LMDB_MAP_LEAST) {
+            return lmdb_fail(e, rc, file);
+        }
+    }
+}
+
+
+static int
+lmdb_open_env(struct lmdb *m, struct engine_error *e)
+{
+    int       rc, dead;
+    char      file[PATH_MAX];
+    MDB_txn  *txn;
+    MDB_stat  st;
+
+    if (zone_path(file, sizeof(file), m->policy->store, STORE_FILE) != 0) {
+        return lmdb_fail(e, ENAMETOOLONG, m->policy->store);
+    }
+
+    if (lmdb_map(m, file, e) != 0) {
+        return -1;
+    }
+
+    (void) mdb_reader_check(m->env, &dead);
+    (void) mdb_env_stat(m->env, &st);
+    (void) mdb_env_get_fd(m->env, &m->fd);
+    m->page = st.ms_psize;
+    m->allocated = 0;
+
+    rc = mdb_txn_begin(m->env, NULL, 0, &txn);
+    if (rc) {
+        (void) lmdb_fail(e, rc, file);
+        mdb_env_close(m->env);
+        return -1;
+    }
+
+    if (lmdb_open_dbs(m, txn, e) != 0) {
+        mdb_txn_abort(txn);
+        mdb_env_close(m->env);
+        return -1;
+    }
+
+    rc = mdb_txn_commit(txn);
+    if (rc) {
+        (void) lmdb_fail(e, rc, file);
+        mdb_env_close(m->env);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+lmdb_open_dbs(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
+{
+    int  i, rc;
+
+    for (i = 0; i < LMDB_DBS; i++) {
+        rc = mdb_dbi_open(txn, lmdb_dbs[i].name,
+                          lmdb_dbs[i].flags|MDB_CREATE, &m->db[i]);
+        if (rc) {
+            return lmdb_fail(e, rc, lmdb_dbs[i].name);
+        }
+    }
+
+    return lmdb_check_meta(m, txn, e);
+}
+
+
+static int
+lmdb_check_meta(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
+{
+    int          rc;
+    uint32_t     layout;
+    MDB_val      key, data;
+    MDB_cursor  *cursor;
+
+    key.mv_data = "layout";
+    key.mv_size = 6;
+    layout = STORE_LAYOUT;
+
+    rc = mdb_get(txn, m->db[LMDB_META], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        data.mv_data = &layout;
+        data.mv_size = sizeof(layout);
+        rc = mdb_put(txn, m->db[LMDB_META], &key, &data, 0);
+
+    } else if (rc == 0) {
+        layout = 0;
+
+        if (data.mv_size == sizeof(layout)) {
+            memcpy(&layout, data.mv_data, sizeof(layout));
+        }
+
+        if (layout != STORE_LAYOUT) {
+            e->err = EINVAL;
+            (void) snprintf(e->text, sizeof(e->text), "%.200s/" STORE_FILE
+                            " has layout %u, this offloadd knows %d: finish "
+                            "its jobs with the version that made it",
+                            m->policy->store, layout, STORE_LAYOUT);
+            return -1;
+        }
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, "the store's layout");
+    }
+
+    m->next_seq = 1;
+
+    key.mv_data = "next_seq";
+    key.mv_size = 8;
+
+    if (mdb_get(txn, m->db[LMDB_META], &key, &data) == 0
+        && data.mv_size == sizeof(m->next_seq))
+    {
+        memcpy(&m->next_seq, data.mv_data, sizeof(m->next_seq));
+    }
+
+    /* never below what is there */
+
+    rc = mdb_cursor_open(txn, m->db[LMDB_JOBS], &cursor);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_JOBS);
+    }
+
+    if (mdb_cursor_get(cursor, &key, &data, MDB_LAST) == 0) {
+        uint64_t  last;
+
+        memcpy(&last, key.mv_data, sizeof(last));
+        m->next_seq = last >= m->next_seq ? last + 1 : m->next_seq;
+    }
+
+    mdb_cursor_close(cursor);
+    m->first_expiry = 0;                        /* not known: look */
+
+    return 0;
+}
+
+
+static void
+lmdb_close(void *self)
+{
+    struct lmdb  *m = self;
+
+    if (m->env) {
+        mdb_env_close(m->env);
+    }
+
+    free(m->doomed);
+    free(m);
+}
+
+
+/* LMDB gives an environment up after some failures: then it is opened anew. */
+
+static int
+lmdb_begin(void *self, struct engine_error *e)
+{
+    int           rc;
+    struct lmdb  *m = self;
+
+    if (m->env == NULL && lmdb_open_env(m, e) != 0) {
+        m->env = NULL;
+        return -1;
+    }
+
+    rc = mdb_txn_begin(m->env, NULL, 0, &m->txn);
+
+    if (rc) {
+        m->txn = NULL;
+
+        if (rc == MDB_PANIC) {
+            mdb_env_close(m->env);
+            m->env = NULL;
+        }
+
+        return lmdb_fail(e, rc, "the store");
+    }
+
+    m->txn_next_seq = m->next_seq;
+    m->txn_first_expiry = m->first_expiry;
+    m->ndoomed = 0;
+
+    return 0;
+}
+
+
+static void
+lmdb_abort(void *self)
+{
+    struct lmdb  *m = self;
+
+    mdb_txn_abort(m->txn);
+    m->txn = NULL;
+}
+
+
+static int
+lmdb_commit(void *self, struct engine_error *e)
+{
+    int           rc;
+    uint32_t      i;
+    MDB_val       key, data;
+    struct lmdb  *m = self;
+
+    if (m->txn_next_seq != m->next_seq) {
+        key.mv_data = "next_seq";
+        key.mv_size = 8;
+        data.mv_data = &m->txn_next_seq;
+        data.mv_size = sizeof(m->txn_next_seq);
+
+        if (lmdb_put(m, LMDB_META, &key, &data, e) != 0) {
+            lmdb_abort(m);
+            return -1;
+        }
+    }
+
+    rc = mdb_txn_commit(m->txn);                /* frees it either way */
+    m->txn = NULL;
+
+    if (rc) {
+        return lmdb_fail(e, rc, "the store's commit");
+    }
+
+    m->next_seq = m->txn_next_seq;
+    m->first_expiry = m->txn_first_expiry;
+
+    for (i = 0; i < m->ndoomed; i++) {
+        files_unlink(m->policy->store, m->doomed[i].dir, m->doomed[i].id, "");
+    }
+
+    m->ndoomed = 0;
+
+    return 0;
+}
+
+
+int
+lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
+    struct engine_error *e)
+{
+    uint32_t             cap;
+    struct lmdb_doomed  *p;
+
+    if (m->ndoomed == m->doomed_cap) {
+        cap = m->doomed_cap ? m->doomed_cap * 2 : 64;
+
+        p = realloc(m->doomed, cap * sizeof(*p));
+        if (p == NULL) {
+            return lmdb_fail(e, ENOMEM, "the store");
+        }
+
+        m->doomed = p;
+        m->doomed_cap = cap;
+    }
+
+    m->doomed[m->ndoomed].dir = dir;
+    memcpy(m->doomed[m->ndoomed++].id, id, ZONE_ID_SIZE);
+
+    return 0;
+}
+
+
+/* Keys mostly grow: a page filled by appending is full, a split one half. */
+
+int
+lmdb_put(struct lmdb *m, enum lmdb_db db, MDB_val *key, MDB_val *data,
+    struct engine_error *e)
+{
+    int  rc;
+
+    if (db == LMDB_META || db == LMDB_IDS) {
+        rc = mdb_put(m->txn, m->db[db], key, data, 0);
+
+    } else {
+        rc = mdb_put(m->txn, m->db[db], key, data, MDB_APPEND);
+        if (rc == MDB_KEYEXIST) {
+            rc = mdb_put(m->txn, m->db[db], key, data, 0);
+        }
+    }
+
+    return rc ? lmdb_fail(e, rc, lmdb_dbs[db].name) : 0;
+}
+
+
+static int
+lmdb_room(void *self, uint64_t bytes, struct engine_error *e)
+{
+    int           err;
+    uint64_t      need;
+    MDB_envinfo   info;
+    struct lmdb  *m = self;
+
+    (void) mdb_env_info(m->env, &info);
+
+    need = ((uint64_t) info.me_last_pgno + 1) * m->page + LMDB_RESERVE;
+
+    if (m->allocated >= need) {
+        return 0;
+    }
+
+    (void) bytes;
+
+    err = posix_fallocate(m->fd, (off_t) (need - LMDB_RESERVE),
+                          LMDB_RESERVE + LMDB_STEP);
+    if (err) {
+        e->err = err;
+        (void) snprintf(e->text, sizeof(e->text), "%.200s/" STORE_FILE
+                        " can not grow by %u bytes: %s", m->policy->store,
+                        LMDB_RESERVE + LMDB_STEP, strerror(err));
+        return -1;
+    }
+
+    m->allocated = need + LMDB_STEP;
+
+    return 0;
+}
+
+
+/* ENGINE_NOT_FOUND when there is none. */
+
+int
+lmdb_get_row(struct lmdb *m, MDB_txn *txn, uint64_t seq,
+    struct store_job *row, struct engine_error *e)
+{
+    int      rc;
+    MDB_val  key, data;
+
+    key.mv_data = &seq;
+    key.mv_size = sizeof(seq);
+
+    rc = mdb_get(txn, m->db[LMDB_JOBS], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        return ENGINE_NOT_FOUND;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_JOBS);
+    }
+
+    if (data.mv_size < sizeof(*row)) {
+        e->err = EINVAL;
+        (void) snprintf(e->text, sizeof(e->text), "the row of job %llu has "
+                        "%zu bytes instead of %zu", (unsigned long long) seq,
+                        data.mv_size, sizeof(*row));
+        return -1;
+    }
+
+    memcpy(row, data.mv_data, sizeof(*row));
+
+    return 0;
+}
+
+
+/*
+ * The jobs that have a request are those that are not settled.  Running ones
+ * become queued, a thousand in a transaction; the cursor starts anew after
+ * each commit.
+ */
+
+static int
+lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
+    struct engine_error *e)
+{
+    int               rc, n;
+    MDB_val           key, data, value;
+    MDB_cursor       *cursor;
+    MDB_cursor_op     op;
+    struct store_job  row;
+
+    rc = mdb_cursor_open(m->txn, m->db[LMDB_REQUESTS], &cursor);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    key.mv_data = from;
+    key.mv_size = sizeof(*from);
+    op = MDB_SET_RANGE;
+
+    for (n = 0; n < LMDB_RECOVER_BATCH; n++) {
+        rc = mdb_cursor_get(cursor, &key, &data, op);
+        if (rc) {
+            break;
+        }
+
+        op = MDB_NEXT;
+        memcpy(from, key.mv_data, sizeof(*from));
+
+        rc = lmdb_get_row(m, m->txn, *from, &row, e);
+
+        if (rc == 0 && row.state == STORE_RUNNING) {
+            row.state = STORE_QUEUED;
+            value.mv_data = &row;
+            value.mv_size = sizeof(row);
+            rc = lmdb_put(m, LMDB_JOBS, &key, &value, e);
+        }
+
+        if (rc == 0 && row.state == STORE_QUEUED) {
+            rc = scan(ctx, *from, &row);
+        }
+
+        if (rc == -1) {
+            mdb_cursor_close(cursor);
+            return -1;
+        }
+
+        ++*from;
+        rc = 0;
+    }
+
+    mdb_cursor_close(cursor);
+
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    return n == LMDB_RECOVER_BATCH;
+}
+
+
+static int
+lmdb_recover(void *self, engine_scan scan, void *ctx, struct engine_error *e)
+{
+    int           more;
+    uint64_t      from;
+    struct lmdb  *m = self;
+
+    from = 0;
+
+    do {
+        if (lmdb_begin(m, e) != 0) {
+            return -1;
+        }
+
+        more = lmdb_recover_some(m, &from, scan, ctx, e);
+
+        if (more == -1) {
+            lmdb_abort(m);
+            return -1;
+        }
+
+        ZONE_FAILPOINT("recover.before-commit");
+
+        if (lmdb_commit(m, e) != 0) {
+            return -1;
+        }
+
+    } while (more);
+
+    return 0;
+}
+
+
+/* Read only: the row of an id, or -1 when there is none. */
+
+static int
+lmdb_lookup(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct store_job *row)
+{
+    int                  rc;
+    MDB_txn             *txn;
+    MDB_val              key, data;
+    struct engine_error  e;
+
+    if (m->env == NULL
+        || mdb_txn_begin(m->env, NULL, MDB_RDONLY, &txn) != 0)
+    {
+        return 0;                               /* not known: keep it */
+    }
+
+    key.mv_data = (void *) (uintptr_t) id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    rc = mdb_get(txn, m->db[LMDB_IDS], &key, &data);
+
+    if (rc == 0 && data.mv_size == sizeof(*seq)) {
+        memcpy(seq, data.mv_data, sizeof(*seq));
+        rc = lmdb_get_row(m, txn, *seq, row, &e);
+        rc = rc == 0 ? 1 : rc == ENGINE_NOT_FOUND ? -1 : 0;
+
+    } else {
+        rc = rc == MDB_NOTFOUND ? -1 : 0;
+    }
+
+    mdb_txn_abort(txn);
+
+    return rc;
+}
+
+
+static int
+lmdb_wants_body(void *self, const uint8_t *id)
+{
+    int               rc;
+    uint64_t          seq;
+    struct store_job  row;
+
+    rc = lmdb_lookup(self, id, &seq, &row);
+
+    return rc == 0 || (rc == 1 && (row.state == STORE_QUEUED
+                                   || row.state == STORE_RUNNING));
+}
+
+
+static int
+lmdb_wants_blob(void *self, const uint8_t *id)
+{
+    int               rc;
+    uint64_t          seq;
+    struct store_job  row;
+
+    rc = lmdb_lookup(self, id, &seq, &row);
+
+    return rc == 0 || (rc == 1 && (row.state == STORE_COMPLETED
+                                   || row.state == STORE_FAILED)
+                       && (row.flags & STORE_HAS_RESULT));
+}
+
+
+/* A reader that was killed would keep its snapshot's pages for ever. */
+
+static void
+lmdb_upkeep(void *self)
+{
+    int           dead;
+    struct lmdb  *m = self;
+
+    if (m->env) {
+        (void) mdb_reader_check(m->env, &dead);
+    }
+}
+
+
+static uint64_t
+lmdb_first_expiry(void *self)
+{
+    struct lmdb  *m = self;
+
+    return m->txn ? m->txn_first_expiry : m->first_expiry;
+}
+
+
+static uint64_t
+lmdb_next_seq(void *self)
+{
+    return ((struct lmdb *) self)->next_seq;
+}
+
+
+const struct engine  engine_lmdb = {
+    .open = lmdb_open,
+    .close = lmdb_close,
+    .begin = lmdb_begin,
+    .commit = lmdb_commit,
+    .abort = lmdb_abort,
+    .room = lmdb_room,
+    .insert = lmdb_insert,
+    .start = lmdb_start,
+    .settle = lmdb_settle,
+    .requeue = lmdb_requeue,
+    .cancel = lmdb_cancel,
+    .expire = lmdb_expire,
+    .first_expiry = lmdb_first_expiry,
+    .next_seq = lmdb_next_seq,
+    .recover = lmdb_recover,
+    .wants_body = lmdb_wants_body,
+    .wants_blob = lmdb_wants_blob,
+    .upkeep = lmdb_upkeep,
+};

@@ -1,0 +1,68 @@
+/*
+ * Inside the LMDB engine: what its two files share.  Used by the store thread
+ * (and by main before there is one).
+ */
+
+#ifndef OFFLOADD_LMDB_H
+#define OFFLOADD_LMDB_H
+
+#include <lmdb.h>
+
+#include "offloadd.h"
+
+
+enum lmdb_db {
+    LMDB_META = 0,
+    LMDB_IDS,
+    LMDB_JOBS,
+    LMDB_REQUESTS,
+    LMDB_RESULTS,
+    LMDB_EXPIRY,
+    LMDB_DBS
+};
+
+/* A file to unlink once the transaction is committed. */
+struct lmdb_doomed {
+    const char  *dir;
+    uint8_t      id[ZONE_ID_SIZE];
+};
+
+struct lmdb {
+    const struct policy  *policy;
+    MDB_env              *env;
+    MDB_txn              *txn;
+    MDB_dbi               db[LMDB_DBS];
+    uint32_t              page;
+    int                   fd;                   /* of the data file */
+    uint64_t              allocated;            /* known to be on the disk */
+    uint64_t              next_seq;             /* as of the last commit */
+    uint64_t              txn_next_seq;
+    uint64_t              first_expiry;         /* a lower bound */
+    uint64_t              txn_first_expiry;
+    struct lmdb_doomed   *doomed;
+    uint32_t              ndoomed;
+    uint32_t              doomed_cap;
+    uint8_t               row[sizeof(struct store_job) + STORE_TYPE_MAX
+                              + STORE_MESSAGE_MAX];
+};
+
+int lmdb_fail(struct engine_error *e, int rc, const char *what);
+int lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
+    struct engine_error *e);
+int lmdb_put(struct lmdb *m, enum lmdb_db db, MDB_val *key, MDB_val *data,
+    struct engine_error *e);
+int lmdb_get_row(struct lmdb *m, MDB_txn *txn, uint64_t seq,
+    struct store_job *row, struct engine_error *e);
+
+/* offloadd_lmdb_job.c */
+int lmdb_insert(void *self, struct engine_insert *in,
+    struct engine_error *e);
+int lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
+    struct engine_error *e);
+int lmdb_settle(void *self, struct store_op *op, struct engine_error *e);
+int lmdb_requeue(void *self, struct store_op *op, struct engine_error *e);
+int lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e);
+int lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
+    struct engine_error *e);
+
+#endif /* OFFLOADD_LMDB_H */

@@ -1,0 +1,641 @@
+/*
+ * The LMDB engine: what happens to a job's rows.  Each function works inside
+ * the open transaction; the state in the row decides whether a step is
+ * allowed, so an attempt that was overtaken by a cancel changes nothing.
+ * Store thread.  A kill leaves the rows of the last commit.
+ */
+
+#include "offloadd_lmdb.h"
+
+#include <errno.h>
+#include <string.h>
+
+
+static int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
+    size_t size, struct engine_error *e);
+static int lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor,
+    uint64_t seq, uint64_t tombstone_ms, uint64_t now_ms,
+    struct engine_error *e);
+
+
+static void
+lmdb_seq_key(MDB_val *key, uint64_t *seq)
+{
+    key->mv_data = seq;
+    key->mv_size = sizeof(*seq);
+}
+
+
+static int
+lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e)
+{
+    int      rc;
+    MDB_val  key, data;
+
+    lmdb_seq_key(&key, &seq);
+    data.mv_data = (void *) (uintptr_t) row;
+    data.mv_size = sizeof(*row) + row->type_len + row->message_len;
+
+    rc = mdb_put(m->txn, m->db[LMDB_JOBS], &key, &data, 0);
+
+    return rc ? lmdb_fail(e, rc, STORE_DB_JOBS) : 0;
+}
+
+
+static int
+lmdb_del(struct lmdb *m, enum lmdb_db db, MDB_val *key,
+    struct engine_error *e)
+{
+    int  rc;
+
+    rc = mdb_del(m->txn, m->db[db], key, NULL);
+
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return lmdb_fail(e, rc, "the store's delete");
+    }
+
+    return 0;
+}
+
+
+/* An id the store knows came from the ring before: the row is handed out. */
+
+static int
+lmdb_insert_id(struct lmdb *m, struct engine_insert *in,
+    struct engine_error *e)
+{
+    int      rc;
+    MDB_val  key, data;
+
+    key.mv_data = (void *) (uintptr_t) in->record->id;
+    key.mv_size = ZONE_ID_SIZE;
+    data.mv_data = &in->seq;
+    data.mv_size = sizeof(in->seq);
+
+    in->seq = m->txn_next_seq;
+
+    rc = mdb_put(m->txn, m->db[LMDB_IDS], &key, &data, MDB_NOOVERWRITE);
+
+    if (rc == 0) {
+        m->txn_next_seq++;
+        return 0;
+    }
+
+    if (rc != MDB_KEYEXIST || data.mv_size != sizeof(in->seq)) {
+        return lmdb_fail(e, rc == MDB_KEYEXIST ? MDB_CORRUPTED : rc,
+                         STORE_DB_IDS);
+    }
+
+    memcpy(&in->seq, data.mv_data, sizeof(in->seq));
+
+    rc = lmdb_get_row(m, m->txn, in->seq, &in->row, e);
+
+    return rc == 0 ? ENGINE_KNOWN
+                   : rc == -1 ? -1 : lmdb_fail(e, MDB_CORRUPTED,
+                                               STORE_DB_IDS);
+}
+
+
+int
+lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
+{
+    int           rc;
+    MDB_val       key, data;
+    struct lmdb  *m = self;
+
+    rc = lmdb_insert_id(m, in, e);
+    if (rc != 0) {
+        return rc;
+    }
+
+    memset(&in->row, 0, sizeof(in->row));
+    in->row.layout = STORE_LAYOUT;
+    in->row.state = STORE_QUEUED;
+    memcpy(in->row.id, in->record->id, ZONE_ID_SIZE);
+    in->row.created_ms = in->record->created_ms;
+    in->row.body_size = in->view->fixed.body_size;
+    in->row.timeout_s = in->view->fixed.timeout_s;
+    in->row.location = in->view->fixed.location;
+
+    if (in->start) {
+        in->row.state = STORE_RUNNING;
+        in->row.attempts = 1;
+        in->row.started_ms = in->now_ms;
+    }
+
+    lmdb_seq_key(&key, &in->seq);
+    data.mv_data = &in->row;
+    data.mv_size = sizeof(in->row);
+
+    if (lmdb_put(m, LMDB_JOBS, &key, &data, e) != 0) {
+        return -1;
+    }
+
+    lmdb_seq_key(&key, &in->seq);
+    data.mv_data = (void *) (uintptr_t) in->payload;
+    data.mv_size = in->size;
+
+    return lmdb_put(m, LMDB_REQUESTS, &key, &data, e);
+}
+
+
+int
+lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
+    struct engine_error *e)
+{
+    int           rc;
+    MDB_val       key, data;
+    struct lmdb  *m = self;
+
+    rc = lmdb_get_row(m, m->txn, op->seq, &op->row, e);
+
+    if (rc == -1) {
+        return -1;
+    }
+
+    if (rc == ENGINE_NOT_FOUND || op->row.state != STORE_QUEUED) {
+        return ENGINE_STALE;
+    }
+
+    op->row.state = STORE_RUNNING;
+    op->row.attempts++;
+    op->row.not_before_ms = 0;
+    op->row.started_ms = op->row.started_ms ? op->row.started_ms : now_ms;
+    op->row.type_len = 0;
+    op->row.message_len = 0;
+
+    if (lmdb_put_row(m, op->seq, &op->row, e) != 0) {
+        return -1;
+    }
+
+    lmdb_seq_key(&key, &op->seq);
+    rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        return ENGINE_NOT_FOUND;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    op->request.len = 0;
+
+    return buf_append(&op->request, data.mv_data, data.mv_size) == 0
+           ? 0 : lmdb_fail(e, ENOMEM, STORE_DB_REQUESTS);
+}
+
+
+/* The row, if the attempt that asks is still the one the row knows. */
+
+static int
+lmdb_lease(struct lmdb *m, const struct store_op *op, struct store_job *row,
+    struct engine_error *e)
+{
+    int  rc;
+
+    rc = lmdb_get_row(m, m->txn, op->seq, row, e);
+
+    if (rc == 0 && (row->state != STORE_RUNNING
+                    || row->attempts != op->row.attempts))
+    {
+        return ENGINE_STALE;
+    }
+
+    return rc == ENGINE_NOT_FOUND ? ENGINE_STALE : rc;
+}
+
+
+int
+lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
+{
+    int               rc;
+    struct lmdb      *m = self;
+    struct store_job  row;
+
+    rc = lmdb_lease(m, op, &row, e);
+    if (rc != 0) {
+        return rc;
+    }
+
+    row.state = STORE_QUEUED;
+    row.strikes = op->row.strikes;
+    row.not_before_ms = op->row.not_before_ms;
+    row.type_len = 0;
+    row.message_len = 0;
+
+    return lmdb_put_row(m, op->seq, &row, e);
+}
+
+
+static int
+lmdb_put_result(struct lmdb *m, struct store_op *op, struct engine_error *e)
+{
+    int                  rc;
+    size_t               body;
+    uint8_t             *to;
+    MDB_val              key, data;
+    struct store_result  r;
+
+    body = op->body ? op->body->len : 0;
+
+    memset(&r, 0, sizeof(r));
+    r.layout = STORE_LAYOUT;
+    r.http_status = op->row.http_status;
+    r.flags = op->body ? 0 : STORE_RESULT_BLOB;
+    r.body_size = op->row.result_size;
+    r.headers_len = (uint32_t) op->headers->len;
+
+    lmdb_seq_key(&key, &op->seq);
+    data.mv_data = NULL;
+    data.mv_size = sizeof(r) + op->headers->len + body;
+
+    /* room in the page itself: written once, without a copy between */
+
+    rc = mdb_put(m->txn, m->db[LMDB_RESULTS], &key, &data,
+                 MDB_RESERVE|MDB_APPEND);
+
+    if (rc == MDB_KEYEXIST) {
+        data.mv_size = sizeof(r) + op->headers->len + body;
+        rc = mdb_put(m->txn, m->db[LMDB_RESULTS], &key, &data, MDB_RESERVE);
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_RESULTS);
+    }
+
+    to = data.mv_data;
+    memcpy(to, &r, sizeof(r));
+    to += sizeof(r);
+
+    if (op->headers->len) {
+        memcpy(to, op->headers->data, op->headers->len);
+        to += op->headers->len;
+    }
+
+    if (body) {
+        memcpy(to, op->body->data, body);
+    }
+
+    return 0;
+}
+
+
+int
+lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
+{
+    int               rc;
+    size_t            size;
+    struct lmdb      *m = self;
+    struct store_job  row;
+
+    rc = lmdb_lease(m, op, &row, e);
+
+    if (rc == ENGINE_STALE && op->headers && op->body == NULL) {
+
+        /* canceled meanwhile: its blob is nobody's */
+
+        return lmdb_doom(m, ZONE_DIR_BLOBS, op->row.id, e) == 0
+               ? ENGINE_STALE : -1;
+    }
+
+    if (rc != 0) {
+        return rc;
+    }
+
+    row.state = op->row.state;
+    row.error = op->row.error;
+    row.strikes = op->row.strikes;
+    row.finished_ms = op->row.finished_ms;
+    row.expires_ms = op->row.expires_ms;
+    row.not_before_ms = 0;
+    row.result_size = op->row.result_size;
+    row.http_status = op->row.http_status;
+    row.type_len = op->row.type_len;
+    row.message_len = op->row.message_len;
+    row.flags = op->headers ? STORE_HAS_RESULT : 0;
+
+    size = sizeof(row);
+
+    if (row.type_len) {
+        memcpy(m->row + size, op->type_text, row.type_len);
+        size += row.type_len;
+    }
+
+    if (row.message_len) {
+        memcpy(m->row + size, op->message, row.message_len);
+        size += row.message_len;
+    }
+
+    if (op->headers && lmdb_put_result(m, op, e) != 0) {
+        return -1;
+    }
+
+    op->row = row;
+
+    return lmdb_finish(m, op->seq, &row, size, e);
+}
+
+
+/* Settled, one way or another: m->row has the strings behind the row. */
+
+static int
+lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
+    struct engine_error *e)
+{
+    int                      i, rc;
+    MDB_val                  key, data;
+    struct zone_request      request;
+    struct store_expiry_key  expiry;
+
+    memcpy(m->row, row, sizeof(*row));
+
+    lmdb_seq_key(&key, &seq);
+    data.mv_data = m->row;
+    data.mv_size = size;
+
+    rc = mdb_put(m->txn, m->db[LMDB_JOBS], &key, &data, 0);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_JOBS);
+    }
+
+    rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
+
+    if (rc == 0) {
+        if (data.mv_size >= sizeof(request)) {
+            memcpy(&request, data.mv_data, sizeof(request));
+
+            if ((request.flags & ZONE_REQUEST_BODY_FILE)
+                && lmdb_doom(m, ZONE_DIR_SPOOL, row->id, e) != 0)
+            {
+                return -1;
+            }
+        }
+
+        if (lmdb_del(m, LMDB_REQUESTS, &key, e) != 0) {
+            return -1;
+        }
+    }
+
+    for (i = 0; i < 8; i++) {
+        expiry.expires_ms[i] = (uint8_t) (row->expires_ms >> (56 - 8 * i));
+        expiry.seq[i] = (uint8_t) (seq >> (56 - 8 * i));
+    }
+
+    key.mv_data = &expiry;
+    key.mv_size = sizeof(expiry);
+    data.mv_data = NULL;
+    data.mv_size = 0;
+
+    if (row->expires_ms < m->txn_first_expiry) {
+        m->txn_first_expiry = row->expires_ms;
+    }
+
+    return lmdb_put(m, LMDB_EXPIRY, &key, &data, e);
+}
+
+
+static int
+lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e)
+{
+    int                  rc;
+    MDB_val              key, data;
+    struct store_result  r;
+
+    lmdb_seq_key(&key, &seq);
+    rc = mdb_get(m->txn, m->db[LMDB_RESULTS], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        return 0;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_RESULTS);
+    }
+
+    if (data.mv_size >= sizeof(r)) {
+        memcpy(&r, data.mv_data, sizeof(r));
+
+        if ((r.flags & STORE_RESULT_BLOB)
+            && lmdb_doom(m, ZONE_DIR_BLOBS, row->id, e) != 0)
+        {
+            return -1;
+        }
+    }
+
+    return lmdb_del(m, LMDB_RESULTS, &key, e);
+}
+
+
+/* A settled job's result goes; what its row says of it, except that, stays. */
+
+static int
+lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e)
+{
+    int      rc;
+    size_t   size;
+    MDB_val  key, data;
+
+    if (lmdb_drop_result(m, seq, row, e) != 0) {
+        return -1;
+    }
+
+    row->flags = (uint8_t) ((row->flags & ~STORE_HAS_RESULT)
+                            | STORE_DISCARDED);
+
+    lmdb_seq_key(&key, &seq);
+    rc = mdb_get(m->txn, m->db[LMDB_JOBS], &key, &data);
+
+    if (rc || data.mv_size > sizeof(m->row)) {
+        return lmdb_fail(e, rc ? rc : MDB_CORRUPTED, STORE_DB_JOBS);
+    }
+
+    size = data.mv_size;
+    memcpy(m->row, data.mv_data, size);
+    memcpy(m->row, row, sizeof(*row));
+
+    data.mv_data = m->row;
+    data.mv_size = size;
+
+    rc = mdb_put(m->txn, m->db[LMDB_JOBS], &key, &data, 0);
+
+    return rc ? lmdb_fail(e, rc, STORE_DB_JOBS) : 0;
+}
+
+
+int
+lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
+{
+    int               rc;
+    MDB_val           key, data;
+    uint64_t          seq;
+    struct lmdb      *m = self;
+    struct store_job  row;
+
+    c->seq = 0;
+
+    key.mv_data = (void *) (uintptr_t) c->id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    rc = mdb_get(m->txn, m->db[LMDB_IDS], &key, &data);
+
+    if (rc == MDB_NOTFOUND || (rc == 0 && data.mv_size != sizeof(seq))) {
+        return ENGINE_NOT_FOUND;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_IDS);
+    }
+
+    memcpy(&seq, data.mv_data, sizeof(seq));
+
+    rc = lmdb_get_row(m, m->txn, seq, &row, e);
+    if (rc != 0) {
+        return rc;
+    }
+
+    switch (row.state) {
+
+    case STORE_QUEUED:
+    case STORE_RUNNING:
+
+        c->seq = seq;
+        row.state = STORE_CANCELED;
+        row.finished_ms = c->now_ms;
+        row.expires_ms = c->now_ms + c->ttl_ms;
+        row.not_before_ms = 0;
+        row.type_len = 0;
+        row.message_len = 0;
+
+        return lmdb_finish(m, seq, &row, sizeof(row), e);
+
+    case STORE_COMPLETED:
+    case STORE_FAILED:
+
+        return lmdb_discard(m, seq, &row, e);
+
+    case STORE_CANCELED:
+
+        return 0;
+
+    default:
+
+        return ENGINE_NOT_FOUND;
+    }
+}
+
+
+static uint64_t
+lmdb_big_endian(const uint8_t *p)
+{
+    int       i;
+    uint64_t  n;
+
+    for (i = 0, n = 0; i < 8; i++) {
+        n = n << 8 | p[i];
+    }
+
+    return n;
+}
+
+
+int
+lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
+    struct engine_error *e)
+{
+    int                      n, rc;
+    MDB_val                  key, data;
+    uint64_t                 at;
+    MDB_cursor              *cursor;
+    struct lmdb             *m = self;
+    struct store_expiry_key  expiry;
+
+    rc = mdb_cursor_open(m->txn, m->db[LMDB_EXPIRY], &cursor);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
+    }
+
+    m->txn_first_expiry = UINT64_MAX;
+
+    for (n = 0; ; n++) {
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_FIRST);
+        if (rc || key.mv_size != sizeof(expiry)) {
+            break;
+        }
+
+        memcpy(&expiry, key.mv_data, sizeof(expiry));
+        at = lmdb_big_endian(expiry.expires_ms);
+
+        if (at > now_ms || n == max) {
+            m->txn_first_expiry = at;
+            break;
+        }
+
+        if (lmdb_expire_one(m, cursor, lmdb_big_endian(expiry.seq),
+                            tombstone_ms, now_ms, e) != 0)
+        {
+            rc = -1;
+            break;
+        }
+    }
+
+    mdb_cursor_close(cursor);
+
+    if (rc == -1) {
+        return -1;
+    }
+
+    return rc == 0 || rc == MDB_NOTFOUND ? n
+                                         : lmdb_fail(e, rc, STORE_DB_EXPIRY);
+}
+
+
+/* A settled job becomes a tombstone, a tombstone goes. */
+
+static int
+lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
+    uint64_t tombstone_ms, uint64_t now_ms, struct engine_error *e)
+{
+    int               rc;
+    MDB_val           key;
+    struct store_job  row;
+
+    rc = mdb_cursor_del(cursor, 0);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
+    }
+
+    rc = lmdb_get_row(m, m->txn, seq, &row, e);
+    if (rc != 0) {
+        return rc == ENGINE_NOT_FOUND ? 0 : -1;
+    }
+
+    if (lmdb_drop_result(m, seq, &row, e) != 0) {
+        return -1;
+    }
+
+    if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
+        row.state = STORE_EXPIRED;
+        row.flags = 0;
+        row.type_len = 0;
+        row.message_len = 0;
+        row.result_size = 0;
+        row.expires_ms = now_ms + tombstone_ms;
+
+        return lmdb_finish(m, seq, &row, sizeof(row), e);
+    }
+
+    key.mv_data = row.id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    if (lmdb_del(m, LMDB_IDS, &key, e) != 0) {
+        return -1;
+    }
+
+    lmdb_seq_key(&key, &seq);
+
+    return lmdb_del(m, LMDB_JOBS, &key, e);
+}

@@ -1,0 +1,625 @@
+/*
+ * The loop: epoll for libcurl's sockets, signals and the store's batches;
+ * timers; one tick a second.  Main thread.  It decides when the worker
+ * leaves: by a signal, when nginx is gone, or when the zone is not the zone
+ * any more.
+ *
+ * libcurl wants to be told about a socket only while a request is under way,
+ * and says so twice for each.  Sockets stay registered for reading all their
+ * life instead: a connection that is kept alive costs no epoll_ctl() at all.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+
+#define LOOP_EVENTS           512
+#define LOOP_STOP_MS          10000             /* to hand back */
+
+
+/* What epoll knows of an fd, and what libcurl wants of it. */
+enum loop_fd {
+    LOOP_FD_IN = 1,
+    LOOP_FD_OUT = 2,
+    LOOP_FD_WANTED = 4
+};
+
+
+static int loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx,
+    void *sp);
+static int loop_on_timer(CURLM *multi, long ms, void *ctx);
+static void loop_wait(struct offloadd *d);
+static void loop_fd_ready(struct offloadd *d, int fd, uint32_t events);
+static void loop_curl(struct offloadd *d);
+static void loop_batches(struct offloadd *d);
+static void loop_signal(struct offloadd *d);
+static void loop_tick(struct offloadd *d);
+static int loop_over(struct offloadd *d, int *code);
+
+
+static int
+loop_epoll_add(struct loop *l, int fd)
+{
+    struct epoll_event  ev;
+
+    memset(&ev, 0, sizeof(ev));
+    ev.events = EPOLLIN;
+    ev.data.fd = fd;
+
+    return epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &ev);
+}
+
+
+static int
+loop_signals(void)
+{
+    sigset_t  set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGQUIT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
+
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) {
+        return -1;
+    }
+
+    (void) signal(SIGPIPE, SIG_IGN);
+
+    return signalfd(-1, &set, SFD_CLOEXEC|SFD_NONBLOCK);
+}
+
+
+static uint32_t
+loop_files(void)
+{
+    struct rlimit  r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) == -1) {
+        return 1024;
+    }
+
+    if (r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        (void) setrlimit(RLIMIT_NOFILE, &r);
+        (void) getrlimit(RLIMIT_NOFILE, &r);
+    }
+
+    return r.rlim_cur < 1048576 ? (uint32_t) r.rlim_cur : 1048576;
+}
+
+
+static void
+loop_limits(struct offloadd *d)
+{
+    long  keep;
+
+    keep = d->policy.concurrency < 16 ? 16 : (long) d->policy.concurrency;
+    (void) curl_multi_setopt(d->loop.multi, CURLMOPT_MAXCONNECTS, keep);
+
+    if (d->policy.concurrency + 64 > d->loop.nfds) {
+        log_text(LOG_WARN, "concurrency is %u, but only %u files may be open: "
+                 "raise the limit (worker_rlimit_nofile, LimitNOFILE=)",
+                 d->policy.concurrency, d->loop.nfds);
+    }
+}
+
+
+int
+loop_init(struct offloadd *d)
+{
+    struct loop  *l = &d->loop;
+
+    l->ops_last = &l->ops;
+    l->curl_at = UINT64_MAX;
+    l->nfds = loop_files();
+    l->fds = calloc(l->nfds, 1);
+    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    l->signals = loop_signals();
+    l->multi = curl_multi_init();
+
+    if (l->fds == NULL || l->epoll == -1 || l->signals == -1
+        || l->multi == NULL || loop_epoll_add(l, l->signals) == -1
+        || loop_epoll_add(l, d->store.loop_event) == -1)
+    {
+        log_text(LOG_ERROR, "the event loop: %s", strerror(errno));
+        return -1;
+    }
+
+    (void) curl_multi_setopt(l->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
+    (void) curl_multi_setopt(l->multi, CURLMOPT_SOCKETFUNCTION,
+                             loop_on_socket);
+    (void) curl_multi_setopt(l->multi, CURLMOPT_SOCKETDATA, d);
+    (void) curl_multi_setopt(l->multi, CURLMOPT_TIMERFUNCTION, loop_on_timer);
+    (void) curl_multi_setopt(l->multi, CURLMOPT_TIMERDATA, d);
+    loop_limits(d);
+
+    (void) loop_held(d);
+
+    return 0;
+}
+
+
+void
+loop_free(struct offloadd *d)
+{
+    struct loop  *l = &d->loop;
+
+    if (l->multi) {
+        (void) curl_multi_cleanup(l->multi);
+    }
+
+    if (l->epoll > 0) {
+        close(l->epoll);
+    }
+
+    if (l->signals > 0) {
+        close(l->signals);
+    }
+
+    free(l->fds);
+}
+
+
+/* Operations gather during a round and go to the store at its end. */
+
+void
+loop_submit(struct offloadd *d, struct store_op *op)
+{
+    op->next = NULL;
+    *d->loop.ops_last = op;
+    d->loop.ops_last = &op->next;
+}
+
+
+/* Is nginx up?  Its workers hold the locks of their lanes. */
+
+int
+loop_held(struct offloadd *d)
+{
+    int  held;
+
+    held = zone_lock_held(d->lock, 0, d->zone.geo.lanes);
+
+    if (held == 1) {
+        d->loop.no_lane_since = 0;
+
+    } else if (d->loop.no_lane_since == 0) {
+        d->loop.no_lane_since = mono_ms();
+    }
+
+    d->loop.held = held == 1;
+
+    return d->loop.held;
+}
+
+
+void
+loop_fatal(struct offloadd *d)
+{
+    d->loop.fatal = 1;
+
+    if (d->loop.stop != LOOP_HAND_BACK) {
+        d->loop.stop = LOOP_HAND_BACK;
+        d->loop.stop_at = mono_ms() + LOOP_STOP_MS;
+    }
+}
+
+
+/* libcurl: sockets */
+
+int
+loop_add_socket(struct offloadd *d, int fd)
+{
+    if ((uint32_t) fd >= d->loop.nfds) {
+        errno = EMFILE;
+        return -1;
+    }
+
+    if (loop_epoll_add(&d->loop, fd) == -1) {
+        return -1;
+    }
+
+    d->loop.fds[fd] = LOOP_FD_IN;
+
+    return 0;
+}
+
+
+int
+loop_close_socket(void *ctx, curl_socket_t fd)
+{
+    struct offloadd  *d = ctx;
+
+    if ((uint32_t) fd < d->loop.nfds) {
+        d->loop.fds[fd] = 0;
+    }
+
+    return close(fd);                           /* epoll forgets it, too */
+}
+
+
+static int
+loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *sp)
+{
+    uint8_t             mask;
+    struct offloadd    *d = ctx;
+    struct epoll_event  ev;
+
+    (void) easy;
+    (void) sp;
+
+    if ((uint32_t) fd >= d->loop.nfds) {
+        return -1;
+    }
+
+    mask = d->loop.fds[fd];
+
+    if (what == CURL_POLL_REMOVE) {
+        if (mask == 0) {
+            return 0;                           /* closed already */
+        }
+
+        mask &= LOOP_FD_IN|LOOP_FD_OUT;
+
+    } else {
+        mask |= LOOP_FD_WANTED;
+    }
+
+    /* reading stays on, writing only while wanted: it is always possible */
+
+    memset(&ev, 0, sizeof(ev));
+    ev.data.fd = fd;
+    ev.events = EPOLLIN;
+
+    if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT) {
+        ev.events |= EPOLLOUT;
+    }
+
+    if (((mask & LOOP_FD_OUT) != 0) != ((ev.events & EPOLLOUT) != 0)
+        || !(mask & LOOP_FD_IN))
+    {
+        if (epoll_ctl(d->loop.epoll,
+                      mask & LOOP_FD_IN ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd,
+                      &ev)
+            == -1)
+        {
+            log_text(LOG_ERROR, "epoll_ctl: %s", strerror(errno));
+            return -1;
+        }
+
+        mask = (uint8_t) ((mask & LOOP_FD_WANTED) | LOOP_FD_IN
+                          | (ev.events & EPOLLOUT ? LOOP_FD_OUT : 0));
+    }
+
+    d->loop.fds[fd] = mask;
+
+    return 0;
+}
+
+
+static int
+loop_on_timer(CURLM *multi, long ms, void *ctx)
+{
+    struct offloadd  *d = ctx;
+
+    (void) multi;
+
+    d->loop.curl_at = ms < 0 ? UINT64_MAX : mono_ms() + (uint64_t) ms;
+
+    return 0;
+}
+
+
+static void
+loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
+{
+    int        running, mask;
+    uint64_t   count;
+
+    if (fd == d->store.loop_event) {
+        (void) !read(fd, &count, sizeof(count));
+        return;
+    }
+
+    if (fd == d->loop.signals) {
+        loop_signal(d);
+        return;
+    }
+
+    if (!(d->loop.fds[fd] & LOOP_FD_WANTED)) {
+
+        /* an idle connection was closed; libcurl will see it in time */
+
+        (void) epoll_ctl(d->loop.epoll, EPOLL_CTL_DEL, fd, NULL);
+        d->loop.fds[fd] &= (uint8_t) ~(LOOP_FD_IN|LOOP_FD_OUT);
+        return;
+    }
+
+    mask = (events & (EPOLLIN|EPOLLHUP) ? CURL_CSELECT_IN : 0)
+           | (events & EPOLLOUT ? CURL_CSELECT_OUT : 0)
+           | (events & EPOLLERR ? CURL_CSELECT_ERR : 0);
+
+    (void) curl_multi_socket_action(d->loop.multi, fd, mask, &running);
+}
+
+
+/* Whatever of libcurl's is due, and all that ended. */
+
+static void
+loop_curl(struct offloadd *d)
+{
+    int              running, left;
+    char            *private;
+    CURLMsg         *msg;
+    CURLcode         code;
+    struct attempt  *a;
+
+    do {
+        if (d->loop.added || d->loop.curl_at <= mono_ms()) {
+            d->loop.added = 0;
+            d->loop.curl_at = UINT64_MAX;
+            (void) curl_multi_socket_action(d->loop.multi,
+                                            CURL_SOCKET_TIMEOUT, 0, &running);
+        }
+
+        while ((msg = curl_multi_info_read(d->loop.multi, &left)) != NULL) {
+            if (msg->msg != CURLMSG_DONE) {
+                continue;
+            }
+
+            code = msg->data.result;
+            private = NULL;
+            (void) curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE,
+                                     &private);
+            a = (struct attempt *) (void *) private;
+
+            if (a && a->stage == ATTEMPT_REPLAYING) {
+                attempt_ended(d, a, code);
+            }
+        }
+
+    } while (d->loop.added);
+}
+
+
+static void
+loop_batches(struct offloadd *d)
+{
+    struct store_batch  *b, *next;
+
+    b = store_take(&d->store);
+
+    if (b && !d->loop.held) {
+        (void) loop_held(d);                    /* nginx is back, it seems */
+    }
+
+    for ( /* void */ ; b; b = next) {
+        next = b->next;
+        sched_batch(d, b);
+        store_batch_free(b);
+    }
+}
+
+
+static void
+loop_signal(struct offloadd *d)
+{
+    struct signalfd_siginfo  info;
+
+    while (read(d->loop.signals, &info, sizeof(info)) == sizeof(info)) {
+
+        switch (info.ssi_signo) {
+
+        case SIGHUP:
+            policy_reload(d, 1);
+            log_tick();
+            break;
+
+        case SIGUSR1:
+            log_tick();
+            break;
+
+        case SIGQUIT:
+            if (d->loop.stop == LOOP_GO_ON) {
+                log_text(LOG_NOTICE, "SIGQUIT: no new attempts, finishing %u",
+                         d->sched.running);
+                d->loop.stop = LOOP_FINISH;
+                break;
+            }
+
+            /* the second time it means now */
+
+            /* fall through */
+
+        default:
+            if (d->loop.stop != LOOP_HAND_BACK) {
+                log_text(LOG_NOTICE, "%s: handing back %u running jobs",
+                         strsignal((int) info.ssi_signo), d->sched.running);
+                d->loop.stop = LOOP_HAND_BACK;
+                d->loop.stop_at = mono_ms() + LOOP_STOP_MS;
+            }
+
+            break;
+        }
+    }
+}
+
+
+static void
+loop_tick(struct offloadd *d)
+{
+    uint32_t  before;
+    uint64_t  now = mono_ms();
+
+    if (now < d->loop.tick_at) {
+        return;
+    }
+
+    d->loop.tick_at = now + LOOP_TICK_MS;
+
+    log_tick();
+    (void) loop_held(d);
+
+    before = d->policy.concurrency;
+    policy_reload(d, 0);
+
+    if (d->policy.concurrency != before) {
+        loop_limits(d);
+    }
+
+    atomic_store_explicit(&d->zone.worker->beat_ms, clock_ms(),
+                          memory_order_relaxed);
+}
+
+
+/* 1: leave, with that code. */
+
+static int
+loop_over(struct offloadd *d, int *code)
+{
+    int       idle;
+    uint64_t  now = mono_ms();
+
+    if (zone_broken(&d->zone)
+        || (now >= d->loop.tick_at
+            && !zone_is_current(&d->zone, d->zone_file)))
+    {
+        log_text(LOG_ERROR, "%s was cut short, replaced or removed under the "
+                 "running worker, which therefore leaves; jobs in the store "
+                 "are kept, those still in the lost file are not: do not "
+                 "touch the files in the zone's directory, restart nginx if "
+                 "it reports the same", d->zone_file);
+
+        (void) fflush(NULL);
+        _exit(1);                               /* nothing to be trusted */
+    }
+
+    *code = d->loop.fatal;
+    idle = d->sched.running == 0 && d->sched.lent == 0;
+
+    if (d->loop.stop == LOOP_HAND_BACK) {
+        if (idle) {
+            return 1;
+        }
+
+        if (now >= d->loop.stop_at) {
+            log_text(LOG_ERROR, "%u jobs could not be handed back: the next "
+                     "worker recovers them", d->sched.running);
+            *code = 1;
+            return 1;
+        }
+
+        return 0;
+    }
+
+    if (d->loop.stop == LOOP_FINISH) {
+        return idle;
+    }
+
+    if (d->loop.no_lane_since != 0
+        && now - d->loop.no_lane_since >= d->policy.leave_ms
+        && idle && store_drained(&d->store) && !loop_held(d))
+    {
+        log_text(LOG_NOTICE, "nginx is gone, so the worker leaves; %llu jobs "
+                 "wait in the store",
+                 (unsigned long long) d->sched.queue.waiting);
+        return 1;
+    }
+
+    return 0;
+}
+
+
+static void
+loop_flush(struct offloadd *d)
+{
+    if (d->loop.ops) {
+        store_submit(&d->store, d->loop.ops, d->loop.ops_last);
+        d->loop.ops = NULL;
+        d->loop.ops_last = &d->loop.ops;
+    }
+}
+
+
+static int
+loop_timeout(struct offloadd *d)
+{
+    uint64_t  now, at;
+
+    now = mono_ms();
+    at = d->loop.tick_at;
+
+    if (d->loop.curl_at < at) {
+        at = d->loop.curl_at;
+    }
+
+    if (queue_next_due(&d->sched.queue) < at) {
+        at = queue_next_due(&d->sched.queue);
+    }
+
+    return at > now ? (int) (at - now) : 0;
+}
+
+
+static void
+loop_wait(struct offloadd *d)
+{
+    int                 i, n, timeout;
+    struct epoll_event  events[LOOP_EVENTS];
+
+    timeout = loop_timeout(d);
+
+    if (timeout > 0) {
+        zone_sleep_arm(&d->store.loop_sleeping);
+
+        pthread_mutex_lock(&d->store.mutex);
+        timeout = d->store.batches ? 0 : timeout;
+        pthread_mutex_unlock(&d->store.mutex);
+    }
+
+    n = epoll_wait(d->loop.epoll, events, LOOP_EVENTS, timeout);
+
+    zone_sleep_disarm(&d->store.loop_sleeping);
+
+    for (i = 0; i < n; i++) {
+        loop_fd_ready(d, events[i].data.fd, events[i].events);
+    }
+}
+
+
+int
+loop_run(struct offloadd *d)
+{
+    int  code;
+
+    for ( ;; ) {
+        if (d->loop.stop == LOOP_HAND_BACK) {
+            attempt_hand_back(d);
+        }
+
+        sched_dispatch(d);
+        loop_flush(d);
+        sched_publish(d);
+
+        if (loop_over(d, &code)) {
+            break;
+        }
+
+        loop_tick(d);
+        loop_wait(d);
+        loop_batches(d);
+        loop_curl(d);
+    }
+
+    return code;
+}

@@ -1,0 +1,339 @@
+/*
+ * policy.json: what nginx.conf says to the worker.  nginx writes it beside
+ * the zone at each load (a temporary file, renamed), so a reader sees one
+ * whole version or another.  Read by the loop thread, changes nothing.
+ *
+ * Strict: a key that is missing, unknown, of another type or out of range is
+ * refused by name.  The module and the worker come from one build; a
+ * policy this worker does not understand whole is not one to guess about.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+
+#define POLICY_LAYOUT         1
+#define POLICY_FILE_MAX       (1024 * 1024)
+
+
+enum policy_type {
+    POLICY_STRING,
+    POLICY_PATH,                                /* absolute */
+    POLICY_NUMBER,
+    POLICY_COUNT,                               /* 32 bits */
+    POLICY_DURABILITY,
+    POLICY_LEVEL,
+    POLICY_LAYOUT_KEY
+};
+
+struct policy_key {
+    const char       *name;
+    enum policy_type  type;
+    size_t            offset;
+    size_t            size;                     /* strings: room; else max */
+    uint64_t          min;                      /* strings: shortest */
+};
+
+#define member(m)     offsetof(struct policy, m)
+#define member_size(m)  sizeof(((struct policy *) 0)->m)
+
+static const struct policy_key  policy_keys[] = {
+    { "layout", POLICY_LAYOUT_KEY, 0, 0, 0 },
+    { "zone", POLICY_STRING, member(zone), member_size(zone), 1 },
+    { "path", POLICY_PATH, member(path), member_size(path), 1 },
+    { "store", POLICY_PATH, member(store), member_size(store) - 64, 1 },
+    { "durability", POLICY_DURABILITY, member(durability), 0, 0 },
+    { "concurrency", POLICY_COUNT, member(concurrency),
+      POLICY_CONCURRENCY_MAX, 1 },
+    { "ttl_ms", POLICY_NUMBER, member(ttl_ms), POLICY_MS_MAX, 1 },
+    { "tombstone_ms", POLICY_NUMBER, member(tombstone_ms), POLICY_MS_MAX, 0 },
+    { "leave_ms", POLICY_NUMBER, member(leave_ms), POLICY_MS_MAX, 0 },
+    { "log", POLICY_STRING, member(log), member_size(log), 0 },
+    { "log_level", POLICY_LEVEL, member(log_level), 0, 0 },
+};
+
+
+static int policy_string(struct policy *p, const struct policy_key *k,
+    const char *text, const char *name, struct policy_error *e);
+static int policy_number(struct policy *p, const struct policy_key *k,
+    const json_t *v, const char *name, struct policy_error *e);
+
+
+static int
+policy_value(struct policy *p, const struct policy_key *k, const json_t *v,
+    const char *name, struct policy_error *e)
+{
+    switch (k->type) {
+
+    case POLICY_NUMBER:
+    case POLICY_COUNT:
+    case POLICY_LAYOUT_KEY:
+
+        if (!json_is_integer(v)) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"%s\" is not an integer", name, k->name);
+            return -1;
+        }
+
+        return policy_number(p, k, v, name, e);
+
+    default:
+
+        if (!json_is_string(v)) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"%s\" is not a string", name, k->name);
+            return -1;
+        }
+
+        return policy_string(p, k, json_string_value(v), name, e);
+    }
+}
+
+
+static int
+policy_number(struct policy *p, const struct policy_key *k, const json_t *v,
+    const char *name, struct policy_error *e)
+{
+    json_int_t  n = json_integer_value(v);
+
+    if (k->type == POLICY_LAYOUT_KEY) {
+        if (n != POLICY_LAYOUT) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"layout\" is %lld, this offloadd knows %d: "
+                            "nginx's module and offloadd must be of the same "
+                            "version", name, (long long) n, POLICY_LAYOUT);
+            return -1;
+        }
+
+        return 0;
+    }
+
+    if (n < 0 || (uint64_t) n < k->min || (uint64_t) n > k->size) {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s: \"%s\" is %lld, must be %llu to %llu",
+                        name, k->name, (long long) n,
+                        (unsigned long long) k->min,
+                        (unsigned long long) k->size);
+        return -1;
+    }
+
+    if (k->type == POLICY_COUNT) {
+        *(uint32_t *) ((char *) p + k->offset) = (uint32_t) n;
+
+    } else {
+        *(uint64_t *) ((char *) p + k->offset) = (uint64_t) n;
+    }
+
+    return 0;
+}
+
+
+static int
+policy_string(struct policy *p, const struct policy_key *k, const char *text,
+    const char *name, struct policy_error *e)
+{
+    int     level;
+    char   *to = (char *) p + k->offset;
+    size_t  len = strlen(text);
+
+    switch (k->type) {
+
+    case POLICY_DURABILITY:
+
+        if (strcmp(text, "memory") == 0) {
+            p->durability = DURABILITY_MEMORY;
+
+        } else if (strcmp(text, "disk") == 0) {
+            p->durability = DURABILITY_DISK;
+
+        } else {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"durability\" is \"%.64s\", must be "
+                            "\"memory\" or \"disk\"", name, text);
+            return -1;
+        }
+
+        return 0;
+
+    case POLICY_LEVEL:
+
+        level = log_level_parse(text);
+        if (level == -1) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"log_level\" is \"%.64s\", must be debug, "
+                            "info, notice, warn or error", name, text);
+            return -1;
+        }
+
+        p->log_level = level;
+        return 0;
+
+    default:
+        break;
+    }
+
+    if (len < k->min || len >= k->size) {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s: \"%s\" has %zu characters, must have %zu to %zu",
+                        name, k->name, len, (size_t) k->min, k->size - 1);
+        return -1;
+    }
+
+    if (k->type == POLICY_PATH && text[0] != '/') {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s: \"%s\" is \"%.128s\", must be an absolute path",
+                        name, k->name, text);
+        return -1;
+    }
+
+    memcpy(to, text, len + 1);
+
+    return 0;
+}
+
+
+static int
+policy_object(struct policy *p, json_t *root, const char *name,
+    struct policy_error *e)
+{
+    size_t       i;
+    json_t      *v;
+    const char  *key;
+
+    if (!json_is_object(root)) {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s: not a JSON object", name);
+        return -1;
+    }
+
+    for (i = 0; i < ARRAY_LENGTH(policy_keys); i++) {
+        v = json_object_get(root, policy_keys[i].name);
+
+        if (v == NULL) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"%s\" is missing", name,
+                            policy_keys[i].name);
+            return -1;
+        }
+
+        if (policy_value(p, &policy_keys[i], v, name, e) != 0) {
+            return -1;
+        }
+    }
+
+    json_object_foreach(root, key, v) {
+        for (i = 0; i < ARRAY_LENGTH(policy_keys); i++) {
+            if (strcmp(key, policy_keys[i].name) == 0) {
+                break;
+            }
+        }
+
+        if (i == ARRAY_LENGTH(policy_keys)) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: unknown key \"%.64s\"", name, key);
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+int
+policy_parse(struct policy *p, const char *text, size_t len, const char *name,
+    struct policy_error *e)
+{
+    int            rc;
+    json_t        *root;
+    json_error_t   err;
+
+    memset(p, 0, sizeof(*p));
+
+    root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &err);
+    if (root == NULL) {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s:%d:%d: %s", name, err.line, err.column, err.text);
+        return -1;
+    }
+
+    rc = policy_object(p, root, name, e);
+    json_decref(root);
+
+    return rc;
+}
+
+
+int
+policy_load(struct policy *p, const char *file, struct policy_error *e)
+{
+    int          fd, rc;
+    char        *text;
+    ssize_t      n;
+    struct stat  st;
+
+    fd = open(file, O_RDONLY|O_CLOEXEC|O_NOCTTY|O_NONBLOCK);
+    if (fd == -1 || fstat(fd, &st) == -1) {
+        (void) snprintf(e->text, sizeof(e->text), "%s: %s (nginx writes it "
+                        "when it loads its configuration)", file,
+                        strerror(errno));
+        if (fd != -1) {
+            close(fd);
+        }
+        return -1;
+    }
+
+    if (!S_ISREG(st.st_mode) || st.st_size > POLICY_FILE_MAX) {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s: not a file of at most %d bytes", file,
+                        POLICY_FILE_MAX);
+        close(fd);
+        return -1;
+    }
+
+    text = malloc((size_t) st.st_size + 1);
+    n = text ? read(fd, text, (size_t) st.st_size) : -1;
+    if (n == -1) {
+        (void) snprintf(e->text, sizeof(e->text), "%s: %s", file,
+                        strerror(errno));
+        rc = -1;
+
+    } else {
+        rc = policy_parse(p, text, (size_t) n, file, e);
+    }
+
+    free(text);
+    close(fd);
+
+    return rc;
+}
+
+
+const char *
+policy_fixed_differs(const struct policy *a, const struct policy *b)
+{
+    if (strcmp(a->zone, b->zone) != 0) {
+        return "zone";
+    }
+
+    if (strcmp(a->path, b->path) != 0) {
+        return "path";
+    }
+
+    if (strcmp(a->store, b->store) != 0) {
+        return "store";
+    }
+
+    if (a->durability != b->durability) {
+        return "durability";
+    }
+
+    return NULL;
+}

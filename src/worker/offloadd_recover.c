@@ -1,0 +1,163 @@
+/*
+ * What a dead worker left, put right before the threads start (main thread):
+ * jobs that are not settled are scheduled again, in order; those that were
+ * running count as waiting, their attempts stay counted.  Slots are given
+ * back to the jobs they hold, or freed; files nobody wants go.  SUBMITTED
+ * slots and the rings are the drain's, as always.
+ *
+ * Killed in here, it starts anew the next time: each step can be repeated.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <string.h>
+
+
+/* A backoff never lasts longer, however the clock was set meanwhile. */
+#define RECOVER_WAIT_MAX_MS   (3600ull * 1000)
+
+
+struct recover_ctx {
+    struct offloadd  *daemon;
+    uint64_t          now_ms;
+    uint64_t          jobs;
+    uint64_t          attempted;
+};
+
+
+static int
+recover_job(void *data, uint64_t seq, const struct store_job *row)
+{
+    uint32_t             i;
+    uint64_t             wait;
+    struct job          *job;
+    struct sched        *s;
+    struct recover_ctx  *ctx = data;
+
+    s = &ctx->daemon->sched;
+
+    i = job_add(&s->table, seq, row->id);
+    if (i == JOB_NONE) {
+        return -1;
+    }
+
+    job = job_at(&s->table, i);
+    job->retries = row->strikes;
+
+    ctx->jobs++;
+    ctx->attempted += row->attempts > 0;
+
+    if (row->not_before_ms > ctx->now_ms) {
+        wait = row->not_before_ms - ctx->now_ms;
+
+        if (wait > RECOVER_WAIT_MAX_MS) {
+            wait = RECOVER_WAIT_MAX_MS;
+        }
+
+        return queue_push_backoff(&s->queue, &s->table, i, mono_ms() + wait);
+    }
+
+    return queue_push(&s->queue, &s->table, i);
+}
+
+
+/* Which job does a slot hold?  By id: the slot's own seq may be of before. */
+
+static uint32_t
+recover_find(struct offloadd *d, const uint8_t *id, uint64_t seq)
+{
+    uint32_t  i;
+
+    i = job_find(&d->sched.table, seq);
+
+    if (i == JOB_NONE
+        || memcmp(job_at(&d->sched.table, i)->id, id, ZONE_ID_SIZE) != 0)
+    {
+        return JOB_NONE;
+    }
+
+    return i;
+}
+
+
+static void
+recover_slot(struct offloadd *d, uint32_t lane, uint32_t n, uint64_t *freed)
+{
+    uint32_t           i, state, l, slot;
+    struct zone_job    job;
+    struct zone_slot  *s;
+
+    s = zone_slot(&d->zone, lane, n);
+    state = atomic_load_explicit(&s->state, memory_order_acquire);
+
+    if (state == ZONE_SLOT_FREE || state == ZONE_SLOT_SUBMITTED) {
+        return;
+    }
+
+    memcpy(&job, &s->job, sizeof(job));         /* we are its only writer */
+    zone_id_hint(job.id, &l, &slot);
+
+    i = l == lane && slot == n ? recover_find(d, job.id, job.seq) : JOB_NONE;
+
+    if (i == JOB_NONE) {
+        zone_slot_free(&d->zone, lane, n);
+        ++*freed;
+        return;
+    }
+
+    job_at(&d->sched.table, i)->has_slot = 1;
+
+    if (state != ZONE_SLOT_QUEUED) {
+        zone_slot_write(&d->zone, lane, n, &job, ZONE_SLOT_QUEUED);
+    }
+}
+
+
+int
+recover(struct offloadd *d, struct engine_error *e)
+{
+    uint32_t            lane, i;
+    uint64_t            freed;
+    struct log_line     l;
+    struct recover_ctx  ctx;
+
+    memset(&ctx, 0, sizeof(ctx));
+    ctx.daemon = d;
+    ctx.now_ms = clock_ms();
+
+    e->err = ENOMEM;
+    (void) snprintf(e->text, sizeof(e->text), "no memory for the jobs in the "
+                    "store");
+
+    if (d->store.engine->recover(d->store.self, recover_job, &ctx, e) != 0) {
+        return -1;
+    }
+
+    ZONE_FAILPOINT("recover.jobs");
+
+    freed = 0;
+
+    for (lane = 0; lane < d->zone.geo.lanes; lane++) {
+        for (i = 0; i < d->zone.geo.slots; i++) {
+            recover_slot(d, lane, i, &freed);
+        }
+    }
+
+    ZONE_FAILPOINT("recover.slots");
+
+    files_sweep(&d->store, 1);
+
+    atomic_store_explicit(&d->zone.worker->next_seq,
+                          d->store.engine->next_seq(d->store.self),
+                          memory_order_relaxed);
+
+    if (log_begin(&l, ctx.jobs ? LOG_NOTICE : LOG_INFO, "recovered")) {
+        log_uint(&l, "jobs", ctx.jobs);
+        log_uint(&l, "attempted_before", ctx.attempted);
+        log_uint(&l, "slots_freed", freed);
+        log_end(&l);
+    }
+
+    return 0;
+}

@@ -1,0 +1,369 @@
+/*
+ * One answer as it comes in: its header lines, then its body, in memory up to
+ * STORE_INLINE_MAX and from there on in a file, blobs/<job id>.tmp, which
+ * gets its own name when the answer is complete.  Loop thread.  A kill leaves
+ * a .tmp file or a blob no row names; the sweep removes both.
+ *
+ * Kept are end-to-end headers only.  nginx adds Date, Server and
+ * Content-Length of its own when it serves the result.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+
+#define RESULT_KEEP           (16u * 1024)      /* of a spare's memory */
+
+
+static const char *const  result_dropped[] = {
+    "Connection", "Keep-Alive", "Transfer-Encoding", "TE", "Trailer",
+    "Upgrade", "Date", "Server", "Content-Length"
+};
+
+static const char *const  result_dropped_prefix[] = {
+    "Proxy-", "Offload-"
+};
+
+
+void
+result_init(struct result *r)
+{
+    memset(r, 0, sizeof(*r));
+    r->fd = -1;
+}
+
+
+void
+result_reset(struct result *r, const char *store, const uint8_t *id)
+{
+    if (r->fd != -1) {
+        close(r->fd);
+        r->fd = -1;
+
+        if (!r->renamed) {
+            files_unlink(store, ZONE_DIR_BLOBS, id, ".tmp");
+        }
+    }
+
+    buf_trim(&r->raw, RESULT_KEEP);
+    buf_trim(&r->headers, RESULT_KEEP);
+    buf_trim(&r->body, RESULT_KEEP);
+
+    r->size = 0;
+    r->type_at = 0;
+    r->type_len = 0;
+    r->err = 0;
+    r->complete = 0;
+    r->refused = 0;
+    r->too_large = 0;
+    r->renamed = 0;
+}
+
+
+void
+result_free(struct result *r)
+{
+    if (r->fd != -1) {
+        close(r->fd);
+    }
+
+    buf_free(&r->raw);
+    buf_free(&r->headers);
+    buf_free(&r->body);
+}
+
+
+int
+result_header(struct result *r, const char *line, size_t len)
+{
+    if (len >= 5 && memcmp(line, "HTTP/", 5) == 0) {
+
+        /* another answer: those before were interim ones (1xx) */
+
+        r->raw.len = 0;
+        r->complete = 0;
+        return 0;
+    }
+
+    if (r->complete) {
+        return 0;                               /* a trailer */
+    }
+
+    while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r')) {
+        len--;
+    }
+
+    if (len == 0) {
+        r->complete = 1;
+        return 0;
+    }
+
+    if (memchr(line, '\0', len) != NULL || line[0] == ':') {
+        return 0;                               /* no header */
+    }
+
+    if (r->raw.len + len + 1 > RESULT_HEADERS_MAX) {
+        r->too_large = 1;
+        return -1;
+    }
+
+    if (line[0] == ' ' || line[0] == '\t') {
+
+        /* the line before goes on */
+
+        if (r->raw.len == 0) {
+            return 0;
+        }
+
+        r->raw.data[r->raw.len - 1] = ' ';
+    }
+
+    if (buf_append(&r->raw, line, len) != 0
+        || buf_append(&r->raw, "", 1) != 0)
+    {
+        r->err = ENOMEM;
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+result_write(struct result *r, const uint8_t *p, size_t n)
+{
+    ssize_t  done;
+
+    while (n > 0) {
+        done = write(r->fd, p, n);
+
+        if (done == -1) {
+            if (errno == EINTR) {
+                continue;
+            }
+
+            r->err = errno;
+            return -1;
+        }
+
+        p += done;
+        n -= (size_t) done;
+    }
+
+    return 0;
+}
+
+
+/* Too large to stay in memory: what there is of it goes to a file. */
+
+static int
+result_to_file(struct result *r, const char *store, const uint8_t *id)
+{
+    char  path[PATH_MAX];
+
+    if (files_path(path, sizeof(path), store, ZONE_DIR_BLOBS, id, ".tmp")
+        != 0)
+    {
+        r->err = ENAMETOOLONG;
+        return -1;
+    }
+
+    r->fd = open(path, O_WRONLY|O_CREAT|O_TRUNC|O_CLOEXEC|O_NOFOLLOW, 0600);
+    if (r->fd == -1) {
+        r->err = errno;
+        return -1;
+    }
+
+    if (result_write(r, r->body.data, r->body.len) != 0) {
+        return -1;
+    }
+
+    buf_free(&r->body);
+
+    return 0;
+}
+
+
+int
+result_body(struct result *r, const char *store, const uint8_t *id,
+    const void *p, size_t n)
+{
+    if (r->fd == -1 && n > STORE_INLINE_MAX - r->body.len) {
+        if (result_to_file(r, store, id) != 0) {
+            return -1;
+        }
+    }
+
+    r->size += n;
+
+    if (r->fd != -1) {
+        return result_write(r, p, n);
+    }
+
+    if (buf_append(&r->body, p, n) != 0) {
+        r->err = ENOMEM;
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* Is `name` one of the tokens of a Connection header? */
+
+static int
+result_in_list(const char *list, const char *name, size_t len)
+{
+    size_t  n;
+
+    while (*list) {
+        list += strspn(list, " \t,");
+        n = strcspn(list, " \t,");
+
+        if (n == len && strncasecmp(list, name, len) == 0) {
+            return 1;
+        }
+
+        list += n;
+    }
+
+    return 0;
+}
+
+
+static int
+result_connection_names(const struct result *r, const char *name, size_t len)
+{
+    const char  *p, *end;
+
+    p = (const char *) r->raw.data;
+    end = p + r->raw.len;
+
+    for ( /* void */ ; p < end; p += strlen(p) + 1) {
+        if (strncasecmp(p, "Connection:", 11) == 0
+            && result_in_list(p + 11, name, len))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+result_is_dropped(const struct result *r, const char *name, size_t len)
+{
+    size_t  i, n;
+
+    for (i = 0; i < ARRAY_LENGTH(result_dropped); i++) {
+        if (strlen(result_dropped[i]) == len
+            && strncasecmp(name, result_dropped[i], len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    for (i = 0; i < ARRAY_LENGTH(result_dropped_prefix); i++) {
+        n = strlen(result_dropped_prefix[i]);
+
+        if (len >= n && strncasecmp(name, result_dropped_prefix[i], n) == 0) {
+            return 1;
+        }
+    }
+
+    return result_connection_names(r, name, len);
+}
+
+
+static int
+result_keep(struct result *r, const char *line)
+{
+    size_t       len;
+    const char  *value;
+
+    value = strchr(line, ':');
+    if (value == NULL) {
+        return 0;
+    }
+
+    len = (size_t) (value++ - line);
+    value += strspn(value, " \t");
+
+    if (len == 14 && strncasecmp(line, "Offload-Replay", len) == 0
+        && strcmp(value, "refused") == 0)
+    {
+        r->refused = 1;
+    }
+
+    if (result_is_dropped(r, line, len)) {
+        return 0;
+    }
+
+    if (buf_append(&r->headers, line, len) != 0
+        || buf_append(&r->headers, ": ", 2) != 0)
+    {
+        return -1;
+    }
+
+    if (r->type_len == 0 && len == 12
+        && strncasecmp(line, "Content-Type", len) == 0)
+    {
+        len = strlen(value);
+        r->type_at = (uint32_t) r->headers.len;
+        r->type_len = len < STORE_TYPE_MAX ? (uint32_t) len : STORE_TYPE_MAX;
+    }
+
+    return buf_append(&r->headers, value, strlen(value) + 1);
+}
+
+
+int
+result_finish(struct result *r, const char *store, const uint8_t *id,
+    uint32_t status)
+{
+    char         from[PATH_MAX], to[PATH_MAX];
+    const char  *p, *end;
+
+    p = (const char *) r->raw.data;
+    end = p + r->raw.len;
+    r->headers.len = 0;
+
+    for ( /* void */ ; p < end; p += strlen(p) + 1) {
+        if (result_keep(r, p) != 0) {
+            r->err = ENOMEM;
+            return -1;
+        }
+    }
+
+    r->refused = r->refused && status == 503;
+
+    if (r->fd == -1 || r->refused) {
+        return 0;
+    }
+
+    ZONE_FAILPOINT("result.blob-written");
+
+    if (files_path(from, sizeof(from), store, ZONE_DIR_BLOBS, id, ".tmp") != 0
+        || files_path(to, sizeof(to), store, ZONE_DIR_BLOBS, id, "") != 0)
+    {
+        r->err = ENAMETOOLONG;
+        return -1;
+    }
+
+    if (rename(from, to) == -1) {
+        r->err = errno;
+        return -1;
+    }
+
+    r->renamed = 1;
+
+    ZONE_FAILPOINT("result.blob-renamed");
+
+    return 0;
+}

@@ -1,0 +1,470 @@
+/*
+ * Whose turn it is.  Loop thread.  Capacity is the policy's concurrency; it
+ * goes to the oldest waiting job or, when none waits, is lent to the drain,
+ * which then starts the next new job in the very transaction that stores it.
+ *
+ * After the hand-over (a batch's event) the loop alone writes a job's slot.
+ * All here is memory and slots: a kill leaves what the store knows.
+ */
+
+#include "offloadd.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+
+#define SCHED_BACKOFF_MS      500
+#define SCHED_BACKOFF_MAX_MS  30000
+
+
+static void sched_event(struct offloadd *d, struct store_event *ev);
+static void sched_op(struct offloadd *d, struct store_op *op);
+
+
+int
+sched_init(struct sched *s)
+{
+    queue_init(&s->queue);
+
+    if (getrandom(&s->random, sizeof(s->random), 0) != sizeof(s->random)) {
+        s->random = mono_us();
+    }
+
+    s->random |= 1;
+
+    return 0;
+}
+
+
+void
+sched_free(struct sched *s)
+{
+    queue_free(&s->queue);
+    job_table_free(&s->table);
+}
+
+
+uint64_t
+sched_backoff(struct sched *s, uint32_t retries)
+{
+    uint64_t  most;
+
+    most = retries < 6 ? (uint64_t) SCHED_BACKOFF_MS << retries
+                       : SCHED_BACKOFF_MAX_MS;
+
+    if (most > SCHED_BACKOFF_MAX_MS) {
+        most = SCHED_BACKOFF_MAX_MS;
+    }
+
+    s->random ^= s->random << 13;               /* xorshift64 */
+    s->random ^= s->random >> 7;
+    s->random ^= s->random << 17;
+
+    return s->random % (most + 1);
+}
+
+
+/*
+ * One slow or hung job must not spoil the estimate for all others: a sample
+ * counts as at most eight times what is usual.
+ */
+
+void
+sched_service(struct sched *s, uint64_t us)
+{
+    us = us ? us : 1;
+
+    if (s->service_us == 0) {
+        s->service_us = us;
+        return;
+    }
+
+    if (us > s->service_us * 8) {
+        us = s->service_us * 8;
+    }
+
+    s->service_us = (s->service_us * 15 + us + 15) / 16;
+}
+
+
+void
+sched_batch(struct offloadd *d, struct store_batch *b)
+{
+    uint32_t          i;
+    struct store_op  *op, *next;
+
+    for (i = 0; i < b->n; i++) {
+        sched_event(d, &b->events[i]);
+    }
+
+    for (op = b->ops; op; op = next) {
+        next = op->next;
+        op->next = NULL;
+        sched_op(d, op);
+    }
+}
+
+
+static void
+sched_free_event_slot(struct offloadd *d, const struct store_event *ev)
+{
+    if (zone_slot_holds(&d->zone, ev->lane, ev->slot, ev->id)) {
+        zone_slot_free(&d->zone, ev->lane, ev->slot);
+    }
+}
+
+
+/*
+ * Slots are for acceptance: a lane that runs short gets back those of jobs
+ * the store has by now, whose state is then read there.
+ */
+
+static int
+sched_short_of_slots(struct offloadd *d, uint32_t lane)
+{
+    return zone_slots_used(&d->zone, lane) > d->zone.geo.slots / 4 * 3;
+}
+
+
+static void
+sched_new_job(struct offloadd *d, struct store_event *ev)
+{
+    uint32_t         i;
+    struct job      *job;
+    struct attempt  *a = ev->attempt;
+
+    if (a) {
+        d->sched.lent--;
+    }
+
+    i = job_add(&d->sched.table, ev->seq, ev->id);
+
+    if (i == JOB_NONE) {
+        log_text(LOG_ERROR, "no memory for another job: the worker leaves, "
+                 "to be started again");
+        loop_fatal(d);
+
+        if (a) {
+            attempt_put(d, a);
+        }
+
+        return;
+    }
+
+    job = job_at(&d->sched.table, i);
+    job->has_slot = ev->has_slot != 0;
+
+    if (job->has_slot && sched_short_of_slots(d, ev->lane)) {
+        sched_free_slot(d, i);
+    }
+
+    if (a == NULL) {
+        (void) queue_push(&d->sched.queue, &d->sched.table, i);
+        return;
+    }
+
+    a->job = i;
+    job->place = JOB_ATTEMPT;
+    job->attempt = a;
+    attempt_link(d, a);
+    attempt_started(d, a);
+}
+
+
+static void
+sched_known_job(struct offloadd *d, struct store_event *ev)
+{
+    uint32_t  i;
+
+    i = job_find(&d->sched.table, ev->seq);
+
+    if (i == JOB_NONE) {
+        sched_free_event_slot(d, ev);
+        return;
+    }
+
+    job_at(&d->sched.table, i)->has_slot =
+                 zone_slot_holds(&d->zone, ev->lane, ev->slot, ev->id) != 0;
+}
+
+
+static void
+sched_canceled(struct offloadd *d, struct store_event *ev)
+{
+    uint32_t          i;
+    struct job       *job;
+    struct log_line   l;
+    struct store_op  *op;
+
+    i = ev->seq ? job_find(&d->sched.table, ev->seq) : JOB_NONE;
+
+    if (i != JOB_NONE) {
+        job = job_at(&d->sched.table, i);
+
+        if (log_begin(&l, LOG_INFO, "canceled")) {
+            log_id(&l, "job", ev->id);
+            log_str(&l, "was", job->place == JOB_ATTEMPT ? "running"
+                                                         : "queued");
+            log_end(&l);
+        }
+
+        if (job->place == JOB_ATTEMPT) {
+            attempt_cancel(d, job->attempt);
+        }
+
+        sched_forget(d, i);
+        d->sched.settled++;
+    }
+
+    if (ev->token == 0) {
+        return;
+    }
+
+    /* after the slot: who asked may look at once */
+
+    op = calloc(1, sizeof(*op));
+    if (op == NULL) {
+        return;                                 /* it will time out */
+    }
+
+    op->type = STORE_OP_ANSWER;
+    op->lane = ev->lane;
+    op->answer.token = ev->token;
+    op->answer.type = ZONE_RECORD_CANCEL;
+    op->answer.result = ev->result;
+    memcpy(op->answer.id, ev->id, ZONE_ID_SIZE);
+
+    loop_submit(d, op);
+}
+
+
+static void
+sched_event(struct offloadd *d, struct store_event *ev)
+{
+    switch (ev->type) {
+
+    case STORE_EVENT_JOB:
+        sched_new_job(d, ev);
+        break;
+
+    case STORE_EVENT_SLOT:
+        sched_known_job(d, ev);
+        break;
+
+    case STORE_EVENT_REJECT:
+        sched_free_event_slot(d, ev);
+        break;
+
+    default:
+        sched_canceled(d, ev);
+        break;
+    }
+}
+
+
+static void
+sched_op(struct offloadd *d, struct store_op *op)
+{
+    struct attempt  *a = (struct attempt *) op;
+
+    if (op->type == STORE_OP_START && a->job != JOB_NONE
+        && op->result != STORE_OP_STALE)
+    {
+        attempt_started(d, a);
+        return;
+    }
+
+    attempt_stored(d, a);
+}
+
+
+/* Takes back what the drain has not used. */
+
+static void
+sched_unlend(struct offloadd *d)
+{
+    struct attempt  *a, *next;
+
+    if (d->sched.lent == 0) {
+        return;
+    }
+
+    pthread_mutex_lock(&d->store.mutex);
+    a = d->store.lent;
+    d->store.lent = NULL;
+    pthread_mutex_unlock(&d->store.mutex);
+
+    for ( /* void */ ; a; a = next) {
+        next = a->next;
+        d->sched.lent--;
+        attempt_put(d, a);
+    }
+}
+
+
+static void
+sched_lend(struct offloadd *d, int64_t capacity)
+{
+    struct attempt  *a;
+
+    if (capacity > LOOP_DISPATCH_MAX - (int64_t) d->sched.lent) {
+        capacity = LOOP_DISPATCH_MAX - (int64_t) d->sched.lent;
+    }
+
+    while (capacity-- > 0) {
+        a = attempt_get(d);
+        if (a == NULL) {
+            return;
+        }
+
+        a->stage = ATTEMPT_LENT;
+        d->sched.lent++;
+
+        pthread_mutex_lock(&d->store.mutex);
+        a->next = d->store.lent;
+        d->store.lent = a;
+        pthread_mutex_unlock(&d->store.mutex);
+    }
+}
+
+
+void
+sched_dispatch(struct offloadd *d)
+{
+    int            n;
+    int64_t        capacity;
+    uint32_t       i;
+    struct sched  *s = &d->sched;
+
+    queue_due(&s->queue, &s->table, mono_ms());
+
+    if (d->loop.stop != LOOP_GO_ON || !d->loop.held) {
+        sched_unlend(d);
+        return;
+    }
+
+    i = queue_first(&s->queue, &s->table);
+
+    if (i != JOB_NONE) {
+        sched_unlend(d);
+    }
+
+    capacity = (int64_t) d->policy.concurrency - s->running - s->lent;
+
+    for (n = 0; i != JOB_NONE && capacity > 0 && n < LOOP_DISPATCH_MAX; n++) {
+        queue_take(&s->queue, &s->table, i);
+
+        if (attempt_begin(d, i) != 0) {
+            (void) queue_push_due(&s->queue, &s->table, i);
+            return;
+        }
+
+        capacity--;
+        i = queue_first(&s->queue, &s->table);
+    }
+
+    if (i == JOB_NONE) {
+        sched_lend(d, capacity);
+    }
+}
+
+
+void
+sched_requeue(struct offloadd *d, uint32_t i, uint64_t delay_ms)
+{
+    struct sched  *s = &d->sched;
+
+    if (delay_ms == 0) {
+        (void) queue_push_due(&s->queue, &s->table, i);
+
+    } else {
+        (void) queue_push_backoff(&s->queue, &s->table, i,
+                                  mono_ms() + delay_ms);
+    }
+}
+
+
+/* The job is settled: slot and memory go. */
+
+void
+sched_forget(struct offloadd *d, uint32_t i)
+{
+    sched_free_slot(d, i);
+    queue_take(&d->sched.queue, &d->sched.table, i);
+    job_remove(&d->sched.table, i);
+}
+
+
+void
+sched_free_slot(struct offloadd *d, uint32_t i)
+{
+    uint32_t     lane, slot;
+    struct job  *job;
+
+    job = job_at(&d->sched.table, i);
+
+    if (!job->has_slot) {
+        return;
+    }
+
+    job->has_slot = 0;
+    zone_id_hint(job->id, &lane, &slot);
+
+    if (zone_slot_holds(&d->zone, lane, slot, job->id)) {
+        zone_slot_free(&d->zone, lane, slot);
+    }
+}
+
+
+void
+sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
+    const struct store_job *row)
+{
+    uint32_t         lane, slot;
+    struct job      *job;
+    struct zone_job  copy;
+
+    job = job_at(&d->sched.table, i);
+
+    if (!job->has_slot) {
+        return;
+    }
+
+    memset(&copy, 0, sizeof(copy));
+    memcpy(copy.id, job->id, ZONE_ID_SIZE);
+    copy.seq = job->seq;
+    copy.created_ms = row->created_ms;
+    copy.started_ms = row->started_ms;
+    copy.body_size = row->body_size;
+    copy.attempts = row->attempts;
+    copy.timeout_s = row->timeout_s;
+    copy.location = row->location;
+
+    zone_id_hint(job->id, &lane, &slot);
+    zone_slot_write(&d->zone, lane, slot, &copy, state);
+}
+
+
+/* The zone's figures: plain stores, nobody waits for them. */
+
+#define publish(field, value)                                                \
+    atomic_store_explicit(&d->zone.worker->field, value, memory_order_relaxed)
+
+void
+sched_publish(struct offloadd *d)
+{
+    uint32_t       i;
+    struct sched  *s = &d->sched;
+
+    i = queue_first(&s->queue, &s->table);
+
+    publish(head_seq, i != JOB_NONE ? job_at(&s->table, i)->seq
+            : atomic_load_explicit(&d->zone.worker->next_seq,
+                                   memory_order_relaxed));
+    publish(waiting, s->queue.waiting);
+    publish(running, s->running);
+    publish(concurrency, d->policy.concurrency);
+    publish(service_us, s->service_us);
+    publish(settled, s->settled);
+}

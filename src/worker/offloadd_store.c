@@ -1,0 +1,614 @@
+/*
+ * The store thread: it alone calls the engine, reads the SQs and posts to the
+ * CQs.  One round is one transaction: new records of all lanes and the
+ * operations the loop asked for, committed together (group commit).
+ *
+ * Order is everything here.  Commit first; then slots, then the rings' heads,
+ * then answers, then the batch to the loop.  A kill before the commit leaves
+ * the records in the rings; after it, records whose ids the store knows.  An
+ * engine that fails leaves everything where it was, to be tried again.
+ */
+
+#include "offloadd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+
+#define STORE_TICK_MS         1000
+#define STORE_UPKEEP_MS       10000
+#define STORE_SWEEP_MS        3600000
+#define STORE_ERROR_LOG_MS    10000
+#define STORE_RETRY_MAX_MS    2000
+#define STORE_EXPIRE_MAX      512               /* jobs in a transaction */
+
+
+static void *store_main(void *arg);
+static int store_round(struct store *s);
+static int store_fill(struct store *s, struct store_batch *b,
+    struct engine_error *e);
+static int store_apply(struct store *s, struct store_op *op,
+    struct engine_error *e);
+static void store_committed(struct store *s, struct store_batch *b);
+static void store_failed(struct store *s, const struct engine_error *e);
+static void store_upkeep(struct store *s);
+static void store_wait(struct store *s);
+
+
+int
+store_init(struct store *s, struct offloadd *d, struct engine_error *e)
+{
+    s->daemon = d;
+    s->engine = &engine_lmdb;
+    s->ops_last = &s->ops;
+    s->batches_last = &s->batches;
+    s->todo_last = &s->todo;
+    s->wake = -1;
+    s->bell = -1;
+
+    pthread_mutex_init(&s->mutex, NULL);
+    atomic_init(&s->ttl_ms, d->policy.ttl_ms);
+    atomic_init(&s->tombstone_ms, d->policy.tombstone_ms);
+
+    s->store_event = eventfd(0, EFD_CLOEXEC|EFD_NONBLOCK);
+    s->loop_event = eventfd(0, EFD_CLOEXEC|EFD_NONBLOCK);
+
+    if (s->store_event == -1 || s->loop_event == -1) {
+        e->err = errno;
+        (void) snprintf(e->text, sizeof(e->text), "eventfd: %s",
+                        strerror(errno));
+        return -1;
+    }
+
+    if (files_init(&d->policy, e) != 0) {
+        return -1;
+    }
+
+    return s->engine->open(&s->self, &d->policy, e);
+}
+
+
+int
+store_start(struct store *s)
+{
+    int  err;
+
+    err = pthread_create(&s->thread, NULL, store_main, s);
+    if (err) {
+        log_text(LOG_ERROR, "pthread_create: %s", strerror(err));
+        return -1;
+    }
+
+    s->running = 1;
+
+    return 0;
+}
+
+
+/* Loop thread: a list of operations goes to the store, in order. */
+
+static void
+store_ring(int fd)
+{
+    uint64_t  one = 1;
+
+    while (write(fd, &one, sizeof(one)) == -1 && errno == EINTR) { /* void */ }
+}
+
+
+void
+store_submit(struct store *s, struct store_op *first, struct store_op **last)
+{
+    pthread_mutex_lock(&s->mutex);
+    *s->ops_last = first;
+    s->ops_last = last;
+    pthread_mutex_unlock(&s->mutex);
+
+    if (zone_wake_due(&s->store_sleeping)) {
+        store_ring(s->store_event);
+    }
+}
+
+
+/* Loop thread: all that was committed since. */
+
+struct store_batch *
+store_take(struct store *s)
+{
+    struct store_batch  *b;
+
+    pthread_mutex_lock(&s->mutex);
+    b = s->batches;
+    s->batches = NULL;
+    s->batches_last = &s->batches;
+    pthread_mutex_unlock(&s->mutex);
+
+    return b;
+}
+
+
+void
+store_batch_free(struct store_batch *b)
+{
+    free(b->events);
+    free(b);
+}
+
+
+/*
+ * Room for n events is made before the commit that they will tell of: after
+ * it there is no way back.
+ */
+
+int
+store_batch_reserve(struct store_batch *b, uint32_t n)
+{
+    struct store_event  *p;
+
+    if (n <= b->cap) {
+        return 0;
+    }
+
+    p = realloc(b->events, n * sizeof(*p));
+    if (p == NULL) {
+        return -1;
+    }
+
+    b->events = p;
+    b->cap = n;
+
+    return 0;
+}
+
+
+struct store_event *
+store_event_add(struct store_batch *b)
+{
+    struct store_event  *p;
+
+    p = &b->events[b->n++];
+    memset(p, 0, sizeof(*p));
+
+    return p;
+}
+
+
+/* Loop thread, at the end: what was submitted is committed, then it leaves. */
+
+void
+store_stop(struct store *s)
+{
+    if (s->running) {
+        pthread_mutex_lock(&s->mutex);
+        s->stop = 1;
+        pthread_mutex_unlock(&s->mutex);
+
+        store_ring(s->store_event);
+        pthread_join(s->thread, NULL);
+        s->running = 0;
+    }
+
+    if (s->self) {
+        s->engine->close(s->self);
+        s->self = NULL;
+    }
+}
+
+
+int
+store_drained(struct store *s)
+{
+    uint32_t           i;
+    struct zone_lane  *l;
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+        l = s->lanes[i].consumer.lane;
+
+        if (!atomic_load(&s->lanes[i].corrupt)
+            && atomic_load(&l->sq_head) != atomic_load(&l->sq_tail))
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+/* From here on: the store thread. */
+
+static int
+store_take_ops(struct store *s)
+{
+    int  stop;
+
+    pthread_mutex_lock(&s->mutex);
+
+    if (s->ops) {
+        *s->todo_last = s->ops;
+        s->todo_last = s->ops_last;
+        s->ops = NULL;
+        s->ops_last = &s->ops;
+    }
+
+    stop = s->stop;
+    pthread_mutex_unlock(&s->mutex);
+
+    return stop;
+}
+
+
+static void *
+store_main(void *arg)
+{
+    int            stop;
+    struct store  *s = arg;
+
+    s->last_sweep = mono_ms();
+
+    for ( ;; ) {
+        stop = store_take_ops(s);
+
+        if (mono_ms() >= s->retry_at && store_round(s)) {
+            continue;
+        }
+
+        if (stop && (s->todo == NULL || s->failures)) {
+            return NULL;
+        }
+
+        store_upkeep(s);
+        store_wait(s);
+    }
+}
+
+
+/* One transaction, if there is anything to do: 1 if there was. */
+
+static int
+store_round(struct store *s)
+{
+    int                  rc;
+    uint64_t             now;
+    struct store_batch  *b;
+    struct engine_error  e;
+
+    now = clock_ms();
+
+    if (s->todo == NULL && s->engine->first_expiry(s->self) > now
+        && (mono_ms() < s->full_until || !drain_pending(s)))
+    {
+        return 0;
+    }
+
+    b = calloc(1, sizeof(*b));
+    if (b == NULL) {
+        e.err = ENOMEM;
+        (void) snprintf(e.text, sizeof(e.text), "no memory for a batch");
+        store_failed(s, &e);
+        return 0;
+    }
+
+    e.err = 0;
+    e.text[0] = '\0';
+
+    rc = s->engine->begin(s->self, &e);
+
+    if (rc == 0) {
+        rc = store_fill(s, b, &e);
+
+        if (rc == 0) {
+            ZONE_FAILPOINT("store.before-commit");
+            rc = s->engine->commit(s->self, &e);
+
+        } else {
+            s->engine->abort(s->self);
+        }
+    }
+
+    if (rc != 0) {
+        drain_undo(s);
+        store_batch_free(b);
+        store_failed(s, &e);
+        return 0;
+    }
+
+    store_committed(s, b);
+
+    return 1;
+}
+
+
+/*
+ * Operations and expiry come first: they free room that new jobs take.  When
+ * there is no room the new ones stay in their rings, and nginx refuses more.
+ */
+
+static int
+store_fill(struct store *s, struct store_batch *b, struct engine_error *e)
+{
+    int               n;
+    uint64_t          now;
+    struct store_op  *op;
+
+    for (op = s->todo; op; op = op->next) {
+        if (store_apply(s, op, e) != 0) {
+            return -1;
+        }
+    }
+
+    now = clock_ms();
+
+    if (s->engine->first_expiry(s->self) <= now) {
+        ZONE_FAILPOINT("expire.before-commit");
+
+        n = s->engine->expire(s->self, now, atomic_load(&s->tombstone_ms),
+                              STORE_EXPIRE_MAX, e);
+        if (n == -1) {
+            return -1;
+        }
+
+        if (n > 0) {
+            log_text(LOG_DEBUG, "%d jobs expired", n);
+        }
+    }
+
+    if (drain_read(s, e) == -1) {
+        return -1;
+    }
+
+    if (store_batch_reserve(b, s->nitems) != 0) {
+        e->err = ENOMEM;
+        (void) snprintf(e->text, sizeof(e->text),
+                        "no memory for a batch of %u", s->nitems);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+store_apply(struct store *s, struct store_op *op, struct engine_error *e)
+{
+    int  rc;
+
+    switch (op->type) {
+
+    case STORE_OP_START:
+        ZONE_FAILPOINT("attempt.before-commit");
+        rc = s->engine->start(s->self, op, clock_ms(), e);
+        break;
+
+    case STORE_OP_SETTLE:
+        ZONE_FAILPOINT("settle.before-commit");
+        op->row.expires_ms = op->row.finished_ms + atomic_load(&s->ttl_ms);
+        rc = s->engine->settle(s->self, op, e);
+        break;
+
+    case STORE_OP_REQUEUE:
+        ZONE_FAILPOINT("requeue.before-commit");
+        rc = s->engine->requeue(s->self, op, e);
+        break;
+
+    default:                                    /* STORE_OP_ANSWER */
+        op->result = STORE_OP_DONE;
+        return 0;
+    }
+
+    if (rc == -1) {
+        return -1;
+    }
+
+    if (rc == ENGINE_STALE) {
+        op->result = STORE_OP_STALE;
+
+    } else if (rc == ENGINE_NOT_FOUND) {
+        op->result = STORE_OP_LOST;
+
+    } else {
+        op->result = STORE_OP_DONE;
+    }
+
+    return 0;
+}
+
+
+#ifdef OFFLOAD_FAILPOINTS
+
+static void
+store_failpoints(struct store *s)
+{
+    struct store_op  *op;
+
+    for (op = s->todo; op; op = op->next) {
+        switch (op->type) {
+        case STORE_OP_START:
+            ZONE_FAILPOINT("attempt.after-commit");
+            break;
+        case STORE_OP_SETTLE:
+            ZONE_FAILPOINT("settle.after-commit");
+            break;
+        case STORE_OP_REQUEUE:
+            ZONE_FAILPOINT("requeue.after-commit");
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+#else
+
+#define store_failpoints(s)
+
+#endif
+
+
+static void
+store_committed(struct store *s, struct store_batch *b)
+{
+    struct store_op  *op, **link;
+
+    if (s->failures) {
+        log_text(LOG_NOTICE, "the store works again, after %u failures",
+                 s->failures);
+        s->failures = 0;
+        s->retry_at = 0;
+    }
+
+    store_failpoints(s);
+
+    drain_finish(s, b);
+
+    /* answers leave the list here, all others go back to the loop */
+
+    for (link = &s->todo; (op = *link) != NULL; ) {
+        if (op->type == STORE_OP_ANSWER) {
+            drain_answer(s, op->lane, &op->answer);
+            *link = op->next;
+            free(op);
+
+        } else {
+            link = &op->next;
+        }
+    }
+
+    b->ops = s->todo;
+    s->todo = NULL;
+    s->todo_last = &s->todo;
+
+    drain_bells(s);
+
+    if (b->ops == NULL && b->n == 0) {
+        store_batch_free(b);
+        return;
+    }
+
+    pthread_mutex_lock(&s->mutex);
+    *s->batches_last = b;
+    s->batches_last = &b->next;
+    pthread_mutex_unlock(&s->mutex);
+
+    if (zone_wake_due(&s->loop_sleeping)) {
+        store_ring(s->loop_event);
+    }
+}
+
+
+/* 20 ms, 40 ms, ... 2 s; said at once and then each 10 s. */
+
+static void
+store_failed(struct store *s, const struct engine_error *e)
+{
+    uint64_t         now, pause;
+    struct log_line  l;
+
+    now = mono_ms();
+    pause = s->failures < 7 ? 20ull << s->failures : STORE_RETRY_MAX_MS;
+
+    if ((s->failures == 0 || now - s->error_logged >= STORE_ERROR_LOG_MS)
+        && log_begin(&l, LOG_ERROR, "the store failed; everything is kept "
+                                    "and tried again"))
+    {
+        log_str(&l, "error", e->text);
+        log_uint(&l, "failures", s->failures + 1);
+        log_end(&l);
+        s->error_logged = now;
+    }
+
+    s->failures++;
+    s->retry_at = now + pause;
+}
+
+
+static void
+store_upkeep(struct store *s)
+{
+    uint64_t  now = mono_ms();
+
+    if (s->npending && now - s->last_pending >= STORE_TICK_MS / 10) {
+        s->last_pending = now;
+        drain_retry_answers(s);
+    }
+
+    if (now - s->last_upkeep >= STORE_UPKEEP_MS) {
+        s->last_upkeep = now;
+        s->engine->upkeep(s->self);
+    }
+
+    if (now - s->last_sweep >= STORE_SWEEP_MS) {
+        s->last_sweep = now;
+        files_sweep(s, 0);
+    }
+}
+
+
+/*
+ * The flags first, then a last look, then sleep: whoever publishes after the
+ * look finds a flag and rings.
+ */
+
+static void
+store_wait(struct store *s)
+{
+    int            timeout, idle;
+    uint64_t       now, at, count;
+    struct pollfd  fds[2];
+
+    zone_sleep_arm(&s->daemon->zone.worker->sleeping);
+    zone_sleep_arm(&s->store_sleeping);
+
+    pthread_mutex_lock(&s->mutex);
+    idle = s->ops == NULL && !s->stop;
+    pthread_mutex_unlock(&s->mutex);
+
+    now = mono_ms();
+    timeout = STORE_TICK_MS;
+
+    if (s->retry_at > now) {
+        timeout = (int) (s->retry_at - now);
+        idle = 1;
+
+    } else if (s->full_until > now) {
+        timeout = (int) (s->full_until - now);
+
+    } else if (drain_pending(s)) {
+        idle = 0;
+    }
+
+    if (s->npending && timeout > STORE_TICK_MS / 10) {
+        timeout = STORE_TICK_MS / 10;
+    }
+
+    if (idle) {
+        at = s->engine->first_expiry(s->self);
+        now = clock_ms();
+
+        if (s->failures == 0 && at < now + (uint64_t) timeout) {
+            timeout = at > now ? (int) (at - now) : 0;
+        }
+
+        fds[0].fd = s->wake;
+        fds[0].events = POLLIN;
+        fds[1].fd = s->store_event;
+        fds[1].events = POLLIN;
+
+        if (poll(fds, 2, timeout) > 0) {
+            if (fds[0].revents) {
+                zone_wake_drain(s->wake);
+            }
+
+            if (fds[1].revents) {
+                (void) !read(s->store_event, &count, sizeof(count));
+            }
+        }
+    }
+
+    zone_sleep_disarm(&s->daemon->zone.worker->sleeping);
+    zone_sleep_disarm(&s->store_sleeping);
+}
