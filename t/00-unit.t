@@ -1,0 +1,46 @@
+# The C unit tests, so that one prove runs everything: each program of t/unit
+# prints TAP, and each of its lines is a test here.  A program that crashes,
+# says less than it planned or nothing at all is a failure.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Offload;
+use Test::More;
+
+my $build = Offload::build_dir();
+my @sources = glob "$FindBin::Bin/unit/*.c";
+
+plan skip_all => 'no unit tests' if !@sources;
+
+for my $source (@sources) {
+    my ($name) = $source =~ m{([^/]+)\.c$};
+
+    subtest $name => sub {
+        my ($plan, $seen) = (undef, 0);
+
+        open my $out, '-|', "$build/unit/$name 2>&1"
+            or return fail("$build/unit/$name: $!");
+
+        while (my $line = <$out>) {
+            if ($line =~ /^1\.\.(\d+)/) {
+                $plan = $1;
+
+            } elsif ($line =~ /^(not )?ok\b\s*\d*[ -]*(.*)/) {
+                $seen++;
+                ok !$1, $2;
+
+            } else {
+                note $line =~ s/\n//r;
+            }
+        }
+
+        ok close $out, 'exit code 0' or diag "status $?";
+        ok defined $plan && $plan == $seen, 'as many tests as planned'
+            or diag 'planned ', $plan // 'nothing', ", ran $seen";
+    };
+}
+
+done_testing;

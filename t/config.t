@@ -1,0 +1,295 @@
+# nginx -t must find every mistake and say where it is and what would be
+# right, and it must make and change nothing: people run it on live machines.
+# A reload that can not be done leaves the running configuration as it was.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Offload;
+use Test::More;
+
+my $b = Backend->start;
+my $n = Offload->new(backend => $b);
+
+$n->allow(qr/\[emerg\]/);        # that is what this test is about
+
+
+sub server {
+    my ($text) = @_;
+
+    return "server { listen 127.0.0.1:%%PORT%%;\n$text\n}";
+}
+
+
+my $GOOD = 'location / { offload jobs; proxy_pass http://%%BACKEND%%; } '
+           . 'location /jobs/ { offload_status jobs; }';
+my $LONG = 'x' x 90;
+
+my @wrong = (
+    # what is wrong => zone's arguments, http, what is said
+    'size missing' => [ 'jobs', server($GOOD),
+        qr/number of arguments in "offload_zone"/ ],
+    'size no size' => [ 'jobs 64q', server($GOOD),
+        qr/zone size "64q".*jobs.*64m/ ],
+    'size too small' => [ 'jobs 64k path=%%ZONE%%', server($GOOD),
+        qr/zone "jobs".*6\d{4}/ ],
+    'name of odd characters' => [ 'a/b 16m path=%%ZONE%%', server(''),
+        qr{zone name "a/b"} ],
+    'name "off"' => [ 'off 16m', server(''), qr/zone name "off"/ ],
+    'unknown parameter' => [ 'jobs 16m pth=/x', server($GOOD),
+        qr/parameter "pth=\/x".*path/ ],
+    'no value' => [ 'jobs 16m path=', server($GOOD),
+        qr/parameter "path=".*name=value/ ],
+    'lanes out of range' => [ 'jobs 16m path=%%ZONE%% lanes=1', server($GOOD),
+        qr/"lanes=1".*from 2 to 255/ ],
+    'lanes no number' => [ 'jobs 16m path=%%ZONE%% lanes=x', server($GOOD),
+        qr/"lanes=x".*from 2 to 255/ ],
+    'slots out of range' => [ 'jobs 16m path=%%ZONE%% slots=3', server($GOOD),
+        qr/"slots=3".*from 64/ ],
+    'slots that do not fit' => [ 'jobs 1m path=%%ZONE%% slots=1000000',
+        server($GOOD), qr/zone "jobs"/ ],
+    'durability unknown' => [ 'jobs 16m path=%%ZONE%% durability=paper',
+        server($GOOD), qr/"durability=paper"/ ],
+    'concurrency of 0' => [ 'jobs 16m path=%%ZONE%% concurrency=0',
+        server($GOOD), qr/"concurrency=0".*from 1/ ],
+    'ttl of nothing' => [ 'jobs 16m path=%%ZONE%% ttl=0', server($GOOD),
+        qr/"ttl=0".*1s/ ],
+    'path too long' => [ "jobs 16m path=%%SHM%%/$LONG", server($GOOD),
+        qr/path ".*$LONG".*longer than 80/ ],
+    'path without a parent' => [ 'jobs 16m path=/nonexistent/z',
+        server($GOOD), qr{path "/nonexistent/z" of zone "jobs"} ],
+    'more than there is room for' => [ 'jobs 4000g path=%%ZONE%%',
+        server($GOOD), qr/zone "jobs".*bytes/ ],
+    'twice the same zone' => [ 'jobs 16m path=%%ZONE%%',
+        'offload_zone jobs 16m;' . server($GOOD), qr/duplicate zone "jobs"/ ],
+    'two zones with one path' => [ 'jobs 16m path=%%ZONE%%',
+        'offload_zone b 16m path=%%ZONE%%;' . server($GOOD),
+        qr/zone "b".*zone "jobs"/ ],
+    'unknown zone' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload nojobs; } ' . $GOOD =~ s/ . / x /r
+               . 'location /y/ { offload_status jobs; }'),
+        qr/"nojobs"|duplicate location/ ],
+    'unknown zone alone' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload nojobs; }'), qr/unknown.*zone "nojobs"/ ],
+    'unknown zone of a status' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload_status nojobs; }'),
+        qr/unknown.*zone "nojobs"/ ],
+    'no status location' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload jobs; }'),
+        qr/"offload jobs" in location "\/".*"offload_status jobs"/ ],
+    'status of another server' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload jobs; }')
+        . 'server { listen 127.0.0.1:%%PORT2%%; '
+        . 'location /jobs/ { offload_status jobs; } }',
+        qr/"offload_status jobs"/ ],
+    'offload twice' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload jobs; offload jobs; }'),
+        qr/"offload" directive is duplicate/ ],
+    'offload and status' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload jobs; offload_status jobs; }'),
+        qr/"offload_status" directive is in a location with "offload"/ ],
+    'status and offload' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload_status jobs; offload jobs; }'),
+        qr/"offload" directive is in a location with "offload_status"/ ],
+    'status twice' => [ 'jobs 16m path=%%ZONE%%',
+        server('location / { offload_status jobs; offload_status jobs; }'),
+        qr/"offload_status" directive is duplicate/ ],
+    'status by a regular expression' => [ 'jobs 16m path=%%ZONE%%',
+        server('location ~ ^/j { offload_status jobs; }'),
+        qr/needs a location given by a prefix/ ],
+    'status at an exact place' => [ 'jobs 16m path=%%ZONE%%',
+        server('location = /j { offload_status jobs; }'),
+        qr/needs a location given by a prefix/ ],
+    'status in a server' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_status jobs;'), qr/not allowed here/ ],
+    'zone in a server' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_zone b 16m;'), qr/not allowed here/ ],
+    'keep without a $' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_keep user;' . $GOOD), qr/"user".*\$user/ ],
+    'keep nothing' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_keep;' . $GOOD), qr/number of arguments/ ],
+    'keep an unknown variable' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_keep $no_such_thing;' . $GOOD),
+        qr/unknown "no_such_thing" variable/ ],
+    'access unknown' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_access twice;' . $GOOD), qr/invalid value "twice"/ ],
+    'timeout of 0' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_timeout 0;' . $GOOD), qr/between 1s and 24d/ ],
+    'timeout no time' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_timeout soon;' . $GOOD), qr/offload_timeout/ ],
+    'buffer too small' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_body_buffer_size 1k;' . $GOOD), qr/at least 4k/ ],
+    'worker relative' => [ 'jobs 16m path=%%ZONE%%',
+        'offload_worker offloadd;' . server($GOOD),
+        qr/"offloadd".*"auto", "off"/, '' ],
+    'worker twice' => [ 'jobs 16m path=%%ZONE%%',
+        'offload_worker off; offload_worker off;' . server($GOOD),
+        qr/"offload_worker" directive is duplicate/, '' ],
+    'worker missing' => [ 'jobs 16m path=%%ZONE%%',
+        'offload_worker /nonexistent;' . server($GOOD),
+        qr{"/nonexistent".*offload_worker}, '' ],
+);
+
+while (my ($what, $try) = splice @wrong, 0, 2) {
+    my ($zone, $http, $said, $worker) = @$try;
+
+    $n->write_conf(zone => $zone, http => $http,
+                   worker => $worker // $n->{start_script});
+
+    my ($code, $out) = $n->run('-t');
+
+    isnt $code, 0, "$what: refused";
+    like $out, $said, "$what: and named";
+    like $out, qr{\[emerg\].*nginx\.conf:\d+}, "$what: with file and line"
+        if $what !~ /variable/;     # that one is nginx's own
+}
+
+is_deeply [ glob "$n->{shm}/*" ], [], 'nothing was made by all that';
+
+
+# a good one under -t makes nothing either
+
+$n->write_conf(zone => 'jobs 16m path=%%ZONE%%', http => server($GOOD),
+               worker => $n->{start_script});
+
+my ($code, $out) = $n->run('-t');
+
+is $code, 0, 'a good configuration' or diag $out;
+is_deeply [ glob "$n->{shm}/*" ], [], 'and -t makes nothing';
+
+$n->write_conf(main => '', zone => 'jobs 16m path=%%ZONE%%',
+               http => server($GOOD));
+$n->{events} = '';
+$n->write_conf(main => 'master_process off;');
+($code, $out) = $n->run('-t');
+isnt $code, 0, 'master_process off is refused';
+like $out, qr/zone "jobs".*nginx\.conf:\d+.*master_process on/, 'and named';
+$n->write_conf(main => '');
+
+
+# -t beside a running nginx changes nothing there
+
+$n->start;
+$n->offloadd;
+
+my $state = sub {
+    join "\n", map { my @s = lstat; "$_ $s[1] $s[2] $s[4] $s[7]" }
+    sort grep { !/\.wake$/ } glob "$n->{zone_dir}/* $n->{zone_dir}/store/*"
+};
+my $held = $n->submit(POST => '/held?gate=t', body => 'x');
+
+$b->wait_for(1, event => 'request', job => $held->{id});
+
+my $before = $state->();
+
+is +($n->run('-t'))[0], 0, '-t beside a running nginx';
+is $state->(), $before, 'leaves its zone alone';
+is $n->settled($n->submit(POST => '/x', body => 'x'))->{status}, 'completed',
+    'and it works on';
+
+
+# a reload that changes the geometry is refused, with both values
+
+for my $change ([ 'size', 'jobs 32m path=%%ZONE%%', 16 << 20, 32 << 20 ],
+                [ 'slots', 'jobs 16m path=%%ZONE%% slots=99', '\d+', 99 ],
+                [ 'lanes', 'jobs 16m path=%%ZONE%% lanes=3', '\d+', 3 ])
+{
+    my ($what, $zone, $old, $new) = @$change;
+
+    $n->write_conf(zone => $zone);
+    ($code, $out) = $n->run('-t');
+    isnt $code, 0, "$what changed: -t says no already";
+    like $out, qr/zone "jobs".*nginx\.conf:\d+.*$what was $old and is $new/,
+        "$what changed: with both values";
+
+    my $master = $n->master;
+
+    ok !$n->reload, "$what changed: the reload is refused";
+    like $n->log, qr/$what was $old and is $new/, "$what changed: logged";
+    is $n->master, $master, "$what changed: the master is still there";
+    is $n->settled($n->submit(POST => '/x', body => 'x'))->{status},
+        'completed', "$what changed: the old configuration works on";
+}
+
+$n->write_conf(zone => 'jobs 16m path=%%ZONE%%', http => server(<<'EOT'));
+location / { offload jobs; proxy_pass http://%%BACKEND%%/new/; }
+location /jobs/ { offload_status jobs; }
+EOT
+ok $n->reload(drain => 0), 'a reload that keeps it is done';
+
+my $seen = $n->echoed(POST => '/x', body => 'x');
+
+is $seen->{uri}, '/new/x', 'and is in force';
+$b->open_gate('t');
+is $n->settled($held)->{status}, 'completed', 'a job from before completes';
+
+
+# inheritance: http, server, location; off; nested
+
+$n->write_conf(http => <<'EOT');
+offload jobs;
+offload_timeout 1s;
+offload_keep $arg_a;
+server {
+    listen 127.0.0.1:%%PORT%%;
+    proxy_set_header X-Kept "[$kept]";
+    set $kept "";
+    location / { proxy_pass http://%%BACKEND%%; }
+    location /off/ { offload off; proxy_pass http://%%BACKEND%%;
+        location /off/on/ { offload jobs; proxy_pass http://%%BACKEND%%; } }
+    location /patient/ { offload_timeout 60s; proxy_pass http://%%BACKEND%%; }
+    location /jobs/ { offload_status jobs; }
+}
+server {
+    listen 127.0.0.1:%%PORT2%%;
+    offload off;
+    location / { proxy_pass http://%%BACKEND%%; }
+}
+EOT
+ok $n->reload, 'a configuration that inherits';
+is $n->get('/x')->{status}, 202, 'http{} reaches a location';
+is $n->get('/off/x')->{status}, 200, 'off there';
+is $n->get('/off/on/x')->{status}, 202, 'and on again below';
+is $n->get('/x', to => $n->port(2))->{status}, 200, 'off for a server';
+
+my $short = $n->submit(GET => '/x?gate=never');
+my $long = $n->submit(GET => '/patient/x?delay=1800');
+
+is $n->settled($short)->{error}{code}, 'timeout', 'offload_timeout inherits';
+is $n->settled($long)->{status}, 'completed', 'and is overridden';
+
+
+# offload_body_buffer_size has an effect: more than it goes through a file
+
+$n->write_conf(http => server(<<'EOT'));
+location / { offload jobs; proxy_pass http://%%BACKEND%%; }
+location /4k/ { offload jobs; offload_body_buffer_size 4k;
+                proxy_pass http://%%BACKEND%%; }
+location /jobs/ { offload_status jobs; }
+EOT
+ok $n->reload, 'a configuration with a small buffer';
+
+my $tmp = "$n->{zone_dir}/store/spool/tmp";
+
+chmod 0, $tmp;
+$n->allow(qr/\[crit\]/);
+is $n->request('POST', '/x', body => 'x' x 10_000)->{status}, 202,
+    '10 kB without it: in memory';
+cmp_ok $n->request('POST', '/4k/x', body => 'x' x 10_000)->{status}, '>=',
+    500, '10 kB with offload_body_buffer_size 4k: by a file';
+is $n->request('POST', '/4k/x', body => 'x' x 3_000)->{status}, 202,
+    '3 kB with it: in memory';
+chmod 0700, $tmp;
+
+
+# a zone that has gone from the configuration
+
+$n->write_conf(zone => undef, http => server('location / { return 204; }'));
+ok $n->reload, 'a reload without the zone';
+is $n->get('/x')->{status}, 204, 'is in force';
+ok Offload::wait_until(30, sub { !$n->offloadds }),
+    'and its worker leaves after a while';
+
+Offload::finish_all();
