@@ -183,15 +183,16 @@ static ngx_int_t
 ngx_http_offload_submit(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf)
 {
-    int64_t                  slot;
-    size_t                   size;
-    ngx_str_t                context, host, body;
-    ngx_time_t              *tp;
-    struct zone_job          job;
-    struct zone_record      *rec;
-    struct zone_request      fixed;
-    ngx_http_offload_rt_t   *rt;
-    ngx_http_offload_ctx_t  *ctx;
+    int64_t                     slot;
+    size_t                      size;
+    ngx_int_t                   rc;
+    ngx_str_t                   body;
+    ngx_time_t                 *tp;
+    struct zone_job             job;
+    struct zone_record         *rec;
+    ngx_http_offload_rt_t      *rt;
+    ngx_http_offload_ctx_t     *ctx;
+    ngx_http_offload_record_t   record;
 
     /* while the body came in, lanes may have changed hands */
 
@@ -206,13 +207,13 @@ ngx_http_offload_submit(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (ngx_http_offload_record_prepare(r, olcf, &fixed, &context, &host)
-        != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    rc = ngx_http_offload_record_prepare(r, olcf, &record);
+
+    if (rc != NGX_OK) {
+        return rc;
     }
 
-    size = zone_request_size(&fixed);
+    size = zone_request_size(&record.fixed);
 
     if (zone_record_size(rt->zone.geo.sq_size, size) == 0) {
         return ngx_http_offload_refuse(r, &ngx_http_offload_headers_large);
@@ -238,18 +239,17 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     rec->slot = (uint32_t) slot;
     rec->created_ms = (uint64_t) tp->sec * 1000 + tp->msec;
 
-    ngx_http_offload_record_write(r, olcf, &fixed, &context, &host,
-                                  zone_record_payload(rec));
+    ngx_http_offload_record_write(r, olcf, &record, zone_record_payload(rec));
 
     if (ngx_http_offload_prepare_accepted(r, rt, &olcf->entrance->status,
-                                          &host, ctx->id, fixed.timeout_s,
-                                          &body)
+                                          &record.host, ctx->id,
+                                          record.fixed.timeout_s, &body)
         != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if ((fixed.flags & ZONE_REQUEST_BODY_FILE)
+    if ((record.fixed.flags & ZONE_REQUEST_BODY_FILE)
         && ngx_http_offload_spool(r, olcf, ctx->id) != NGX_OK)
     {
         return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
@@ -259,9 +259,9 @@ ngx_http_offload_submit(ngx_http_request_t *r,
 
     ngx_memcpy(job.id, rec->id, ZONE_ID_SIZE);
     job.created_ms = rec->created_ms;
-    job.body_size = fixed.body_size;
-    job.timeout_s = fixed.timeout_s;
-    job.location = fixed.location;
+    job.body_size = record.fixed.body_size;
+    job.timeout_s = record.fixed.timeout_s;
+    job.location = record.fixed.location;
 
     zone_slot_fill(&rt->producer, (uint32_t) slot, &job);
     zone_sq_publish(&rt->producer);

@@ -14,8 +14,8 @@
 #include <jansson.h>
 
 
-static ngx_int_t ngx_http_offload_zone_dir(ngx_cycle_t *cycle, char *name,
-    uid_t uid, gid_t gid);
+static ngx_int_t ngx_http_offload_zone_dir(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone, char *name, uid_t uid, gid_t gid);
 static ngx_int_t ngx_http_offload_zone_policy(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone, uid_t uid, gid_t gid);
 
@@ -24,39 +24,33 @@ ngx_int_t
 ngx_http_offload_zone_dirs(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
     uid_t uid, gid_t gid)
 {
-    char               name[NGX_MAX_PATH];
-    ngx_uint_t         i;
+    char        name[NGX_MAX_PATH];
+    ngx_uint_t  i;
 
     static const char  *dirs[] = { ZONE_DIR_SPOOL, ZONE_DIR_SPOOL_TMP,
                                    ZONE_DIR_BLOBS, NULL };
 
-    if (ngx_http_offload_zone_dir(cycle, (char *) zone->path.data, uid, gid)
+    if (ngx_http_offload_zone_dir(cycle, zone, (char *) zone->path.data, uid,
+                                  gid)
         != NGX_OK
-        || ngx_http_offload_zone_dir(cycle, (char *) zone->store.data, uid,
-                                     gid)
+        || ngx_http_offload_zone_dir(cycle, zone, (char *) zone->store.data,
+                                     uid, gid)
         != NGX_OK)
     {
-        goto failed;
+        return NGX_ERROR;
     }
 
     for (i = 0; dirs[i]; i++) {
         if (zone_path(name, sizeof(name), (char *) zone->store.data, dirs[i])
             != 0
-            || ngx_http_offload_zone_dir(cycle, name, uid, gid) != NGX_OK)
+            || ngx_http_offload_zone_dir(cycle, zone, name, uid, gid)
+               != NGX_OK)
         {
-            goto failed;
+            return NGX_ERROR;
         }
     }
 
     return NGX_OK;
-
-failed:
-
-    ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                  "zone \"%V\" in %s:%ui can not be set up", &zone->name,
-                  zone->conf_file, zone->line);
-
-    return NGX_ERROR;
 }
 
 
@@ -67,16 +61,21 @@ failed:
  */
 
 static ngx_int_t
-ngx_http_offload_zone_dir(ngx_cycle_t *cycle, char *name, uid_t uid, gid_t gid)
+ngx_http_offload_zone_dir(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
+    char *name, uid_t uid, gid_t gid)
 {
-    struct stat  st;
+    ngx_err_t     err;
+    const char   *what;
+    struct stat   st;
+
+    err = 0;
 
     if (!ngx_test_config && mkdir(name, 0700) == -1
         && ngx_errno != NGX_EEXIST)
     {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
-                      "mkdir(\"%s\") failed", name);
-        return NGX_ERROR;
+        err = ngx_errno;
+        what = "can not be made";
+        goto failed;
     }
 
     if (lstat(name, &st) == -1) {
@@ -84,41 +83,50 @@ ngx_http_offload_zone_dir(ngx_cycle_t *cycle, char *name, uid_t uid, gid_t gid)
             return NGX_OK;
         }
 
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
-                      "lstat(\"%s\") failed", name);
-        return NGX_ERROR;
+        err = ngx_errno;
+        what = "can not be looked at";
+        goto failed;
     }
 
     if (!S_ISDIR(st.st_mode)) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "\"%s\" is not a directory", name);
-        return NGX_ERROR;
+        what = "is not a directory";
+        goto failed;
     }
 
     if (st.st_uid != uid && st.st_uid != geteuid()) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "\"%s\" belongs to user %d, and must belong to the "
-                      "user of nginx's workers, %d", name, (int) st.st_uid,
-                      (int) uid);
+                      "zone \"%V\" in %s:%ui: \"%s\" belongs to user %d, "
+                      "and must belong to the user of nginx's workers, %d",
+                      &zone->name, zone->conf_file, zone->line, name,
+                      (int) st.st_uid, (int) uid);
         return NGX_ERROR;
     }
 
     if (st.st_mode & 077) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "\"%s\" has mode %04o, and must be open to its owner "
-                      "only: 0700", name, (int) (st.st_mode & 07777));
+                      "zone \"%V\" in %s:%ui: \"%s\" has mode 0%d%d%d, and "
+                      "must be open to its owner only: 0700",
+                      &zone->name, zone->conf_file, zone->line, name,
+                      (int) (st.st_mode >> 6 & 7),
+                      (int) (st.st_mode >> 3 & 7), (int) (st.st_mode & 7));
         return NGX_ERROR;
     }
 
-    if (!ngx_test_config && st.st_uid != uid
-        && lchown(name, uid, gid) == -1)
-    {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
-                      "lchown(\"%s\", %d) failed", name, (int) uid);
-        return NGX_ERROR;
+    if (!ngx_test_config && st.st_uid != uid && lchown(name, uid, gid) == -1) {
+        err = ngx_errno;
+        what = "can not be given to the user of nginx's workers";
+        goto failed;
     }
 
     return NGX_OK;
+
+failed:
+
+    ngx_log_error(NGX_LOG_EMERG, cycle->log, err,
+                  "zone \"%V\" in %s:%ui: \"%s\" %s", &zone->name,
+                  zone->conf_file, zone->line, name, what);
+
+    return NGX_ERROR;
 }
 
 

@@ -171,6 +171,16 @@ typedef struct {
 } ngx_http_offload_ctx_t;
 
 
+/* A request measured, to be written as a job's record. */
+
+typedef struct {
+    struct zone_request         fixed;
+    ngx_str_t                   uri;
+    ngx_str_t                   host;
+    ngx_str_t                   context;
+} ngx_http_offload_record_t;
+
+
 /* A job as its document shows it, from a slot or from the store. */
 
 typedef struct {
@@ -310,11 +320,10 @@ ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
 
 /* _record.c */
 ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
-    ngx_str_t *context, ngx_str_t *host);
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record);
 void ngx_http_offload_record_write(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
-    ngx_str_t *context, ngx_str_t *host, u_char *p);
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record,
+    u_char *p);
 void ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host);
 
 /* _context.c */

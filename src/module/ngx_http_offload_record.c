@@ -12,6 +12,8 @@
 #include "ngx_http_offload_module.h"
 
 
+static ngx_int_t ngx_http_offload_record_uri(ngx_http_request_t *r,
+    ngx_str_t *uri);
 static ngx_uint_t ngx_http_offload_header_dropped(ngx_http_request_t *r,
     ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_offload_connection_names(ngx_http_request_t *r,
@@ -26,19 +28,31 @@ static off_t ngx_http_offload_body_size(ngx_http_request_t *r);
 
 ngx_int_t
 ngx_http_offload_record_prepare(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
-    ngx_str_t *context, ngx_str_t *host)
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record)
 {
-    size_t            headers;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    size_t                headers;
+    ngx_uint_t            i;
+    ngx_list_part_t      *part;
+    ngx_table_elt_t      *h;
+    struct zone_request  *fixed;
+
+    if (r->method_name.len > ZONE_REQUEST_METHOD_MAX) {
+        return NGX_HTTP_NOT_IMPLEMENTED;
+    }
+
+    fixed = &record->fixed;
 
     ngx_memzero(fixed, sizeof(struct zone_request));
 
-    ngx_http_offload_authority(r, host);
+    ngx_http_offload_authority(r, &record->host);
 
-    headers = sizeof("Host: ") - 1 + host->len + 1;
+    if (ngx_http_offload_record_uri(r, &record->uri) != NGX_OK
+        || ngx_http_offload_context(r, olcf, &record->context) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    headers = sizeof("Host: ") - 1 + record->host.len + 1;
 
     part = &r->headers_in.headers.part;
     h = part->elts;
@@ -66,25 +80,15 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
         headers += h[i].key.len + 2 + h[i].value.len + 1;
     }
 
-    if (ngx_http_offload_context(r, olcf, context) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (r->method_name.len > 0xffff || r->unparsed_uri.len > 0xffffffff
-        || headers > 0xffffffff)
-    {
-        return NGX_ERROR;
-    }
-
     fixed->layout = ZONE_REQUEST_LAYOUT;
     fixed->timeout_s = (uint32_t) olcf->timeout;
     fixed->body_size = (uint64_t) ngx_http_offload_body_size(r);
     fixed->location = olcf->hash;
     fixed->method_len = (uint16_t) r->method_name.len;
     fixed->entrance_len = NGX_HTTP_OFFLOAD_ENTRANCE_LEN;
-    fixed->uri_len = (uint32_t) r->unparsed_uri.len;
+    fixed->uri_len = (uint32_t) record->uri.len;
     fixed->queue_len = (uint16_t) olcf->zone->name.len;
-    fixed->context_len = (uint32_t) context->len;
+    fixed->context_len = (uint32_t) record->context.len;
     fixed->headers_len = (uint32_t) headers;
 
     if (r->request_body && r->request_body->temp_file) {
@@ -97,23 +101,23 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
 
 void
 ngx_http_offload_record_write(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf, struct zone_request *fixed,
-    ngx_str_t *context, ngx_str_t *host, u_char *p)
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record,
+    u_char *p)
 {
     ngx_uint_t        i;
     ngx_chain_t      *cl;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
-    p = ngx_cpymem(p, fixed, sizeof(struct zone_request));
+    p = ngx_cpymem(p, &record->fixed, sizeof(struct zone_request));
     p = ngx_cpymem(p, r->method_name.data, r->method_name.len);
     p = ngx_cpymem(p, olcf->entrance->name, NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
-    p = ngx_cpymem(p, r->unparsed_uri.data, r->unparsed_uri.len);
+    p = ngx_cpymem(p, record->uri.data, record->uri.len);
     p = ngx_cpymem(p, olcf->zone->name.data, olcf->zone->name.len);
-    p = ngx_cpymem(p, context->data, context->len);
+    p = ngx_cpymem(p, record->context.data, record->context.len);
 
     p = ngx_cpymem(p, "Host: ", sizeof("Host: ") - 1);
-    p = ngx_cpymem(p, host->data, host->len);
+    p = ngx_cpymem(p, record->host.data, record->host.len);
     *p++ = '\0';
 
     part = &r->headers_in.headers.part;
@@ -142,7 +146,7 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
         *p++ = '\0';
     }
 
-    if (r->request_body == NULL || (fixed->flags & ZONE_REQUEST_BODY_FILE)) {
+    if (r->request_body == NULL || r->request_body->temp_file) {
         return;
     }
 
@@ -194,6 +198,34 @@ ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host)
     if (host->len == 0) {
         ngx_str_set(host, "localhost");
     }
+}
+
+
+/* "GET http://host?a=1" has a request target without a path. */
+
+static ngx_int_t
+ngx_http_offload_record_uri(ngx_http_request_t *r, ngx_str_t *uri)
+{
+    u_char  *p;
+
+    *uri = r->unparsed_uri;
+
+    if (uri->len && uri->data[0] == '/') {
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(r->pool, uri->len + 1);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    *p = '/';
+    ngx_memcpy(p + 1, uri->data, uri->len);
+
+    uri->data = p;
+    uri->len++;
+
+    return NGX_OK;
 }
 
 

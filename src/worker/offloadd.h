@@ -270,8 +270,9 @@ struct engine {
     int       (*begin)(void *self, struct engine_error *e);
     int       (*commit)(void *self, struct engine_error *e);
     void      (*abort)(void *self);
-    /* May jobs of so many bytes be taken with room left to finish them? */
-    int       (*room)(void *self, uint64_t bytes, struct engine_error *e);
+    /* How many bytes of new jobs may be taken, of those wanted, such that
+     * room is left to finish them? */
+    int       (*room)(void *self, uint64_t *bytes, struct engine_error *e);
     int       (*insert)(void *self, struct engine_insert *i,
                    struct engine_error *e);
     int       (*start)(void *self, struct store_op *op, uint64_t now_ms,
@@ -349,6 +350,7 @@ struct store {
     /* The store thread's own. */
     struct store_op      *todo;                 /* taken, not committed */
     struct store_op     **todo_last;
+    struct store_op     **applied;              /* up to here, in this txn */
     struct drain_lane    *lanes;
     uint32_t              first_lane;           /* rotates: fairness */
     struct drain_item    *items;
@@ -360,6 +362,8 @@ struct store {
     int                   bell;                 /* socket to ring with */
     int                   wake;                 /* worker.wake */
     uint32_t              failures;             /* in a row */
+    uint32_t              failed;               /* since it last was fine */
+    uint64_t              failed_at;            /* mono ms */
     uint64_t              retry_at;             /* mono ms */
     uint64_t              error_logged;         /* mono ms */
     uint64_t              last_upkeep;
@@ -391,9 +395,9 @@ enum drain_kind {
 };
 
 int drain_init(struct store *s, struct zone_error *e);
-int drain_pending(struct store *s);             /* anything in a ring? */
+uint64_t drain_pending(struct store *s);        /* bytes in the rings */
 /* Into the open transaction: how many records, -1 on an engine's error. */
-int drain_read(struct store *s, struct engine_error *e);
+int drain_read(struct store *s, uint32_t max, struct engine_error *e);
 /* After the commit (into the batch), after an abort. */
 void drain_finish(struct store *s, struct store_batch *b);
 void drain_undo(struct store *s);

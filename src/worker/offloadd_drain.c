@@ -19,7 +19,7 @@
 
 
 #define DRAIN_RECORDS         1024              /* in a transaction */
-#define DRAIN_BYTES           (8u * 1024 * 1024)
+#define DRAIN_BYTES           (4u * 1024 * 1024)
 #define DRAIN_FULL_MS         200
 #define DRAIN_PENDING_MAX     65536
 #define DRAIN_ANSWER_TRIES    300               /* some 30 s: nobody reads */
@@ -79,24 +79,26 @@ drain_init(struct store *s, struct zone_error *e)
 }
 
 
-int
+/* Bytes in all rings. */
+
+uint64_t
 drain_pending(struct store *s)
 {
     uint32_t            i;
+    uint64_t            n;
     struct drain_lane  *l;
 
-    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+    for (i = 0, n = 0; i < s->daemon->zone.geo.lanes; i++) {
         l = &s->lanes[i];
 
-        if (!atomic_load_explicit(&l->corrupt, memory_order_relaxed)
-            && atomic_load_explicit(&l->consumer.lane->sq_tail,
-                                    memory_order_acquire) != l->consumer.pos)
-        {
-            return 1;
+        if (!atomic_load_explicit(&l->corrupt, memory_order_relaxed)) {
+            n += atomic_load_explicit(&l->consumer.lane->sq_tail,
+                                      memory_order_acquire)
+                 - l->consumer.pos;
         }
     }
 
-    return 0;
+    return n;
 }
 
 
@@ -143,25 +145,28 @@ drain_next(struct store *s, uint32_t lane, struct engine_error *e,
 }
 
 
-int
-drain_read(struct store *s, struct engine_error *e)
+/* How many bytes may be read; 0: none now. */
+
+static uint64_t
+drain_budget(struct store *s)
 {
-    int       rc, any;
-    uint32_t  i, n, lane, lanes;
-    uint64_t  bytes;
+    uint64_t             bytes;
+    struct engine_error  e;
 
-    lanes = s->daemon->zone.geo.lanes;
-    bytes = 0;
-    n = 0;
+    bytes = drain_pending(s);
 
-    if (!drain_pending(s)) {
+    if (bytes == 0) {
         return 0;
     }
 
-    if (s->engine->room(s->self, DRAIN_BYTES, e) != 0) {
+    if (bytes > DRAIN_BYTES) {
+        bytes = DRAIN_BYTES + ZONE_RECORD_MAX(s->daemon->zone.geo.sq_size);
+    }
+
+    if (s->engine->room(s->self, &bytes, &e) != 0) {
         if (!s->full) {
             s->full = 1;
-            log_text(LOG_ERROR, "new jobs stay in their rings: %s", e->text);
+            log_text(LOG_ERROR, "new jobs stay in their rings: %s", e.text);
         }
 
         s->full_until = mono_ms() + DRAIN_FULL_MS;
@@ -173,10 +178,32 @@ drain_read(struct store *s, struct engine_error *e)
         log_text(LOG_NOTICE, "the store has room for new jobs again");
     }
 
+    return bytes < DRAIN_BYTES ? bytes : DRAIN_BYTES;
+}
+
+
+int
+drain_read(struct store *s, uint32_t max, struct engine_error *e)
+{
+    int       rc, any;
+    uint32_t  i, n, lane, lanes;
+    uint64_t  bytes, budget;
+
+    budget = drain_budget(s);
+
+    if (budget == 0) {
+        return 0;
+    }
+
+    lanes = s->daemon->zone.geo.lanes;
+    max = max < DRAIN_RECORDS ? max : DRAIN_RECORDS;
+    bytes = 0;
+    n = 0;
+
     do {
         any = 0;
 
-        for (i = 0; i < lanes; i++) {
+        for (i = 0; i < lanes && n < max && bytes < budget; i++) {
             lane = (s->first_lane + i) % lanes;
 
             rc = drain_next(s, lane, e, &bytes);
@@ -186,14 +213,9 @@ drain_read(struct store *s, struct engine_error *e)
 
             any += rc;
             n += (uint32_t) rc;
-
-            if (n >= DRAIN_RECORDS || bytes >= DRAIN_BYTES) {
-                any = 0;
-                break;
-            }
         }
 
-    } while (any);
+    } while (any && n < max && bytes < budget);
 
     s->first_lane++;
 
@@ -469,24 +491,43 @@ drain_undo(struct store *s)
 }
 
 
+/*
+ * Every slot named by a record leaves SUBMITTED before the head moves: from
+ * then on a lane's repair takes a SUBMITTED slot for one that was never
+ * published.  What is no active job becomes SETTLED, and free by the loop.
+ */
+
 static void
 drain_slot(struct store *s, struct drain_item *item)
 {
+    uint32_t         state;
     struct zone_job  job;
 
     memset(&job, 0, sizeof(job));
-    memcpy(job.id, item->row.id, ZONE_ID_SIZE);
-    job.seq = item->seq;
-    job.created_ms = item->row.created_ms;
-    job.started_ms = item->row.started_ms;
-    job.body_size = item->row.body_size;
-    job.attempts = item->row.attempts;
-    job.timeout_s = item->row.timeout_s;
-    job.location = item->row.location;
+    memcpy(job.id, item->record.id, ZONE_ID_SIZE);
+    job.created_ms = item->record.created_ms;
+
+    state = ZONE_SLOT_SETTLED;
+
+    if (item->kind != DRAIN_REJECT) {
+        job.seq = item->seq;
+        job.created_ms = item->row.created_ms;
+        job.started_ms = item->row.started_ms;
+        job.body_size = item->row.body_size;
+        job.attempts = item->row.attempts;
+        job.timeout_s = item->row.timeout_s;
+        job.location = item->row.location;
+
+        if (item->row.state == STORE_RUNNING) {
+            state = ZONE_SLOT_RUNNING;
+
+        } else if (item->row.state == STORE_QUEUED) {
+            state = ZONE_SLOT_QUEUED;
+        }
+    }
 
     zone_slot_write(&s->daemon->zone, item->lane, item->record.slot, &job,
-                    item->row.state == STORE_RUNNING ? ZONE_SLOT_RUNNING
-                                                     : ZONE_SLOT_QUEUED);
+                    state);
 }
 
 
@@ -500,11 +541,7 @@ drain_owns_slot(struct store *s, const struct drain_item *item)
 {
     struct zone_slot  *slot;
 
-    if (item->kind != DRAIN_JOB
-        && (item->kind != DRAIN_KNOWN
-            || (item->row.state != STORE_QUEUED
-                && item->row.state != STORE_RUNNING)))
-    {
+    if (item->kind == DRAIN_CANCEL) {
         return 0;
     }
 

@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 
-#define LMDB_RESERVE          (4u * 1024 * 1024)
-#define LMDB_STEP             (2u * 1024 * 1024)
+#define LMDB_RESERVE          (2u * 1024 * 1024)
+#define LMDB_STEP             (1u * 1024 * 1024)
 #define LMDB_RECOVER_BATCH    1000
 #define LMDB_MAP_LEAST        (1ull << 30)
 
@@ -89,7 +89,7 @@ lmdb_map(struct lmdb *m, const char *file, struct engine_error *e)
     size_t        size;
     unsigned int  flags;
 
-    flags = MDB_NOSUBDIR;
+    flags = MDB_NOSUBDIR|MDB_NOTLS;             /* see lmdb_free_pages() */
 
     if (m->policy->durability == DURABILITY_MEMORY) {
         flags |= MDB_NOSYNC|MDB_NOMETASYNC;
@@ -401,35 +401,85 @@ lmdb_put(struct lmdb *m, enum lmdb_db db, MDB_val *key, MDB_val *data,
 }
 
 
+/*
+ * Pages that deletions left inside the file.  LMDB shows its list of them to
+ * readers only, hence a second transaction beside the one that writes.
+ */
+
+static uint64_t
+lmdb_free_pages(struct lmdb *m)
+{
+    size_t       n;
+    MDB_txn     *txn;
+    MDB_val      key, data;
+    uint64_t     pages;
+    MDB_cursor  *cursor;
+
+    if (mdb_txn_begin(m->env, NULL, MDB_RDONLY, &txn) != 0) {
+        return 0;
+    }
+
+    pages = 0;
+
+    if (mdb_cursor_open(txn, 0, &cursor) == 0) {
+
+        while (mdb_cursor_get(cursor, &key, &data, MDB_NEXT) == 0) {
+            memcpy(&n, data.mv_data, sizeof(n));    /* the list's length */
+            pages += n;
+        }
+
+        mdb_cursor_close(cursor);
+    }
+
+    mdb_txn_abort(txn);
+
+    return pages;
+}
+
+
+/*
+ * A record takes up to half as much again in pages.  When the file can not
+ * grow, the free pages inside it have to do.
+ */
+
 static int
-lmdb_room(void *self, uint64_t bytes, struct engine_error *e)
+lmdb_room(void *self, uint64_t *bytes, struct engine_error *e)
 {
     int           err;
-    uint64_t      need;
+    uint64_t      used, need, inside;
     MDB_envinfo   info;
     struct lmdb  *m = self;
 
     (void) mdb_env_info(m->env, &info);
 
-    need = ((uint64_t) info.me_last_pgno + 1) * m->page + LMDB_RESERVE;
+    used = ((uint64_t) info.me_last_pgno + 1) * m->page;
+    need = used + *bytes + *bytes / 2 + LMDB_RESERVE;
 
     if (m->allocated >= need) {
         return 0;
     }
 
-    (void) bytes;
+    err = posix_fallocate(m->fd, (off_t) used,
+                          (off_t) (need - used + LMDB_STEP));
+    if (err == 0) {
+        m->allocated = need + LMDB_STEP;
+        return 0;
+    }
 
-    err = posix_fallocate(m->fd, (off_t) (need - LMDB_RESERVE),
-                          LMDB_RESERVE + LMDB_STEP);
-    if (err) {
+    inside = lmdb_free_pages(m) * m->page
+             + (m->allocated > used ? m->allocated - used : 0);
+
+    if (inside < 2 * LMDB_RESERVE) {
         e->err = err;
         (void) snprintf(e->text, sizeof(e->text), "%.200s/" STORE_FILE
-                        " can not grow by %u bytes: %s", m->policy->store,
-                        LMDB_RESERVE + LMDB_STEP, strerror(err));
+                        " can not grow by %llu bytes: %s", m->policy->store,
+                        (unsigned long long) (need - used + LMDB_STEP),
+                        strerror(err));
         return -1;
     }
 
-    m->allocated = need + LMDB_STEP;
+    inside = (inside - LMDB_RESERVE) / 2;
+    *bytes = inside < *bytes ? inside : *bytes;
 
     return 0;
 }

@@ -24,6 +24,7 @@
 #define STORE_SWEEP_MS        3600000
 #define STORE_ERROR_LOG_MS    10000
 #define STORE_RETRY_MAX_MS    2000
+#define STORE_OPS_MAX         4096              /* in a transaction */
 #define STORE_EXPIRE_MAX      512               /* jobs in a transaction */
 
 
@@ -31,10 +32,12 @@ static void *store_main(void *arg);
 static int store_round(struct store *s);
 static int store_fill(struct store *s, struct store_batch *b,
     struct engine_error *e);
+static int store_expire(struct store *s, struct engine_error *e);
 static int store_apply(struct store *s, struct store_op *op,
     struct engine_error *e);
 static void store_committed(struct store *s, struct store_batch *b);
 static void store_failed(struct store *s, const struct engine_error *e);
+static void store_rotate(struct store *s);
 static void store_upkeep(struct store *s);
 static void store_wait(struct store *s);
 
@@ -314,6 +317,7 @@ store_round(struct store *s)
         drain_undo(s);
         store_batch_free(b);
         store_failed(s, &e);
+        store_rotate(s);
         return 0;
     }
 
@@ -326,38 +330,40 @@ store_round(struct store *s)
 /*
  * Operations and expiry come first: they free room that new jobs take.  When
  * there is no room the new ones stay in their rings, and nginx refuses more.
+ *
+ * After a failure a transaction takes one operation or, if there is none, one
+ * record: what is small may go through, and what can not go through holds up
+ * nothing else.
  */
 
 static int
 store_fill(struct store *s, struct store_batch *b, struct engine_error *e)
 {
-    int               n;
-    uint64_t          now;
-    struct store_op  *op;
+    uint32_t  n, most;
 
-    for (op = s->todo; op; op = op->next) {
-        if (store_apply(s, op, e) != 0) {
-            return -1;
-        }
-    }
+    most = s->failures ? 1 : STORE_OPS_MAX;
+    s->applied = &s->todo;
 
-    now = clock_ms();
-
-    if (s->engine->first_expiry(s->self) <= now) {
-        ZONE_FAILPOINT("expire.before-commit");
-
-        n = s->engine->expire(s->self, now, atomic_load(&s->tombstone_ms),
-                              STORE_EXPIRE_MAX, e);
-        if (n == -1) {
+    for (n = 0; *s->applied && n < most; n++) {
+        if (store_apply(s, *s->applied, e) != 0) {
             return -1;
         }
 
-        if (n > 0) {
-            log_text(LOG_DEBUG, "%d jobs expired", n);
-        }
+        s->applied = &(*s->applied)->next;
     }
 
-    if (drain_read(s, e) == -1) {
+    if (store_expire(s, e) != 0) {
+        return -1;
+    }
+
+    if (s->failures == 0) {
+        most = UINT32_MAX;
+
+    } else if (n > 0) {
+        most = 0;
+    }
+
+    if (most > 0 && drain_read(s, most, e) == -1) {
         return -1;
     }
 
@@ -369,6 +375,29 @@ store_fill(struct store *s, struct store_batch *b, struct engine_error *e)
     }
 
     return 0;
+}
+
+
+static int
+store_expire(struct store *s, struct engine_error *e)
+{
+    int       n;
+    uint64_t  now = clock_ms();
+
+    if (s->engine->first_expiry(s->self) > now) {
+        return 0;
+    }
+
+    ZONE_FAILPOINT("expire.before-commit");
+
+    n = s->engine->expire(s->self, now, atomic_load(&s->tombstone_ms),
+                          s->failures ? 1 : STORE_EXPIRE_MAX, e);
+
+    if (n > 0) {
+        log_text(LOG_DEBUG, "%d jobs expired", n);
+    }
+
+    return n == -1 ? -1 : 0;
 }
 
 
@@ -425,7 +454,7 @@ store_failpoints(struct store *s)
 {
     struct store_op  *op;
 
-    for (op = s->todo; op; op = op->next) {
+    for (op = s->todo; op && s->applied != &op->next; op = op->next) {
         switch (op->type) {
         case STORE_OP_START:
             ZONE_FAILPOINT("attempt.after-commit");
@@ -454,33 +483,40 @@ store_committed(struct store *s, struct store_batch *b)
 {
     struct store_op  *op, **link;
 
-    if (s->failures) {
-        log_text(LOG_NOTICE, "the store works again, after %u failures",
-                 s->failures);
-        s->failures = 0;
-        s->retry_at = 0;
-    }
+    s->failures = 0;
+    s->retry_at = 0;
 
     store_failpoints(s);
 
     drain_finish(s, b);
 
-    /* answers leave the list here, all others go back to the loop */
+    /* what was applied leaves the list, to the loop or as an answer */
 
-    for (link = &s->todo; (op = *link) != NULL; ) {
+    link = &b->ops;
+
+    while (s->applied != &s->todo) {
+        op = s->todo;
+
+        if (s->applied == &op->next) {
+            s->applied = &s->todo;
+        }
+
+        s->todo = op->next;
+        op->next = NULL;
+
         if (op->type == STORE_OP_ANSWER) {
             drain_answer(s, op->lane, &op->answer);
-            *link = op->next;
             free(op);
 
         } else {
+            *link = op;
             link = &op->next;
         }
     }
 
-    b->ops = s->todo;
-    s->todo = NULL;
-    s->todo_last = &s->todo;
+    if (s->todo == NULL) {
+        s->todo_last = &s->todo;
+    }
 
     drain_bells(s);
 
@@ -500,6 +536,24 @@ store_committed(struct store *s, struct store_batch *b)
 }
 
 
+/* The operation that failed goes behind the others. */
+
+static void
+store_rotate(struct store *s)
+{
+    struct store_op  *op = s->todo;
+
+    if (op == NULL || op->next == NULL) {
+        return;
+    }
+
+    s->todo = op->next;
+    op->next = NULL;
+    *s->todo_last = op;
+    s->todo_last = &op->next;
+}
+
+
 /* 20 ms, 40 ms, ... 2 s; said at once and then each 10 s. */
 
 static void
@@ -511,18 +565,20 @@ store_failed(struct store *s, const struct engine_error *e)
     now = mono_ms();
     pause = s->failures < 7 ? 20ull << s->failures : STORE_RETRY_MAX_MS;
 
-    if ((s->failures == 0 || now - s->error_logged >= STORE_ERROR_LOG_MS)
+    s->failures++;
+    s->failed++;
+    s->failed_at = now;
+    s->retry_at = now + pause;
+
+    if ((s->failed == 1 || now - s->error_logged >= STORE_ERROR_LOG_MS)
         && log_begin(&l, LOG_ERROR, "the store failed; everything is kept "
                                     "and tried again"))
     {
         log_str(&l, "error", e->text);
-        log_uint(&l, "failures", s->failures + 1);
+        log_uint(&l, "failures", s->failed);
         log_end(&l);
         s->error_logged = now;
     }
-
-    s->failures++;
-    s->retry_at = now + pause;
 }
 
 
@@ -530,6 +586,14 @@ static void
 store_upkeep(struct store *s)
 {
     uint64_t  now = mono_ms();
+
+    if (s->failed && s->failures == 0
+        && now - s->failed_at >= STORE_RETRY_MAX_MS)
+    {
+        log_text(LOG_NOTICE, "the store works again, after %u failures",
+                 s->failed);
+        s->failed = 0;
+    }
 
     if (s->npending && now - s->last_pending >= STORE_TICK_MS / 10) {
         s->last_pending = now;
@@ -577,7 +641,7 @@ store_wait(struct store *s)
     } else if (s->full_until > now) {
         timeout = (int) (s->full_until - now);
 
-    } else if (drain_pending(s)) {
+    } else if (s->todo || drain_pending(s)) {
         idle = 0;
     }
 

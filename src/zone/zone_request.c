@@ -13,7 +13,6 @@
 
 
 #define ZONE_REQUEST_FLAGS     (ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY)
-#define ZONE_REQUEST_METHOD    32
 #define ZONE_REQUEST_ENTRANCE  16
 
 
@@ -65,7 +64,7 @@ zone_request_method(const struct zone_str *s)
 {
     size_t  i;
 
-    if (s->len < 1 || s->len > ZONE_REQUEST_METHOD) {
+    if (s->len < 1 || s->len > ZONE_REQUEST_METHOD_MAX) {
         return "the method's length is not within 1 to 32";
     }
 

@@ -17,6 +17,8 @@
 
 #define ZONE_REQUEST_LAYOUT   1
 
+#define ZONE_REQUEST_METHOD_MAX   32
+
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
 
