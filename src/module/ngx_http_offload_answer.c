@@ -451,29 +451,42 @@ ngx_http_offload_send_document(ngx_http_request_t *r,
 }
 
 
-/* RFC 3339; a second's text is made once. */
+/*
+ * RFC 3339.  A second's text is made once; two are remembered, since a 202
+ * has two: now and the estimate.
+ */
 
 static u_char *
 ngx_http_offload_time(u_char *p, uint64_t ms)
 {
-    ngx_tm_t  tm;
-    time_t    sec;
+    time_t       sec;
+    ngx_tm_t     tm;
+    ngx_uint_t   n;
 
-    static time_t  cached;
-    static u_char  text[NGX_HTTP_OFFLOAD_TIME_LEN + 1];
+    static time_t      made[2];
+    static u_char      text[2][NGX_HTTP_OFFLOAD_TIME_LEN + 1];
+    static ngx_uint_t  last;
 
     sec = ms / 1000;
 
-    if (sec != cached || cached == 0) {
-        ngx_gmtime(sec, &tm);
-
-        ngx_sprintf(text, "%04d-%02d-%02dT%02d:%02d:%02dZ%Z", tm.ngx_tm_year,
-                    tm.ngx_tm_mon, tm.ngx_tm_mday, tm.ngx_tm_hour,
-                    tm.ngx_tm_min, tm.ngx_tm_sec);
-        cached = sec;
+    for (n = 0; n < 2; n++) {
+        if (made[n] == sec && text[n][0] != '\0') {
+            goto found;
+        }
     }
 
-    return ngx_cpymem(p, text, NGX_HTTP_OFFLOAD_TIME_LEN);
+    n = last ^= 1;
+
+    ngx_gmtime(sec, &tm);
+
+    ngx_sprintf(text[n], "%04d-%02d-%02dT%02d:%02d:%02dZ%Z", tm.ngx_tm_year,
+                tm.ngx_tm_mon, tm.ngx_tm_mday, tm.ngx_tm_hour,
+                tm.ngx_tm_min, tm.ngx_tm_sec);
+    made[n] = sec;
+
+found:
+
+    return ngx_cpymem(p, text[n], NGX_HTTP_OFFLOAD_TIME_LEN);
 }
 
 

@@ -386,10 +386,13 @@ zone_wake_due(_Atomic uint32_t *flag)
 
 /* zone_id.c: job ids */
 
-struct zone_random {                            /* per process, not shared */
+/*
+ * Of one process: a child that makes ids starts with a zeroed one of its own,
+ * or both would make the same.
+ */
+struct zone_random {
     uint8_t   buf[4096];
     size_t    left;
-    pid_t     pid;                              /* a fork starts anew */
 };
 
 /* lane (8 bits), slot (24 bits, big endian), 96 random bits; -1: no entropy */

@@ -41,21 +41,15 @@ static const uint8_t  zone_id_values['z' - '0' + 1] = {
 };
 
 
-/*
- * A forked copy of the buffer would hand out its parent's ids once more,
- * hence the pid.  Bytes handed out are wiped.
- */
+/* Bytes handed out are wiped. */
 
 static int
 zone_random_take(struct zone_random *r, uint8_t *p, size_t n)
 {
-    pid_t    pid;
     size_t   have;
     ssize_t  got;
 
-    pid = getpid();
-
-    if (r->left < n || r->left > sizeof(r->buf) || r->pid != pid) {
+    if (r->left < n || r->left > sizeof(r->buf)) {
         r->left = 0;
         have = 0;
 
@@ -75,7 +69,6 @@ zone_random_take(struct zone_random *r, uint8_t *p, size_t n)
         }
 
         r->left = have;
-        r->pid = pid;
     }
 
     r->left -= n;
