@@ -94,7 +94,7 @@ $(B)/unit/%: t/unit/%.c $(ZONE_OBJ) Makefile
 ## asan         the same under ASan and UBSan, into build/asan/
 asan:
 	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory \
-	    B=build/asan CC=gcc X="$(SAN_FLAGS)" all
+	    B=build/asan CC=gcc X="$(SAN_FLAGS) -DOFFLOAD_FAILPOINTS" all
 
 ## failpoints   the same with named places to die at, into build/failpoints/
 failpoints:
@@ -137,6 +137,7 @@ bench:
 lint:
 	@tools/setup lint
 	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory B=build/clang CC=clang all
 	@tools/lint
 
 ## install      to PREFIX (/usr) below DESTDIR

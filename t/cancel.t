@@ -109,4 +109,33 @@ $n->through(POST => '/last', body => 'x');
 is scalar($b->journal(event => 'done', uri => '/many?gate=i')), 0,
     'and none of them was answered';
 
+# at once after the 202: the job may be in the ring, in the store, about to
+# run or running, and two of them may be asking
+
+{
+    $n->write_conf(zone => 'jobs 16m path=%%ZONE%% concurrency=500');
+    $n->reload;
+
+    my (@jobs, @odd);
+
+    for my $i (1 .. 200) {
+        my $job = $n->submit(POST => "/quick/$i?gate=j", body => 'x');
+        my $r = $n->request('DELETE', $job->{path});
+
+        push @jobs, $job;
+        push @odd, "$i: $r->{status} $r->{body}" if $r->{status} != 200;
+    }
+
+    is_deeply \@odd, [], 'two hundred deleted at once after their 202';
+
+    my @alive = grep { $n->settled($_, deadline => 3)->{status}
+                       ne 'canceled' } @jobs;
+
+    is scalar(@alive), 0, 'all of them end as canceled'
+        or diag explain $n->status($alive[0]);
+    $b->open_gate('j');
+    is scalar(grep { $_->{uri} =~ m{^/quick/} } $b->journal(event => 'done')),
+        0, 'none is answered by the backend';
+}
+
 Offload::finish_all();

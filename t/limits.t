@@ -170,7 +170,7 @@ EOT
         }
 
         ok $accepted && !@failed, "$name: what is accepted ($accepted of "
-            . @make . ') also survives its replay' or diag "@failed[0..$#failed]";
+            . @make . ') also survives its replay' or diag "@failed";
         cmp_ok $accepted, '<', scalar @make, "$name: up to nginx's limit";
     };
 

@@ -15,12 +15,18 @@ use Test::More;
 my $b = Backend->start;
 my $n = Offload->new(backend => $b, http => <<'EOT')->start;
 client_max_body_size 20m;
-uwsgi_param QUERY_STRING $query_string; uwsgi_param REQUEST_METHOD $request_method;
-uwsgi_param REQUEST_URI $request_uri; uwsgi_param CONTENT_LENGTH $content_length;
-fastcgi_param QUERY_STRING $query_string; fastcgi_param REQUEST_METHOD $request_method;
-fastcgi_param REQUEST_URI $request_uri; fastcgi_param CONTENT_LENGTH $content_length;
-scgi_param QUERY_STRING $query_string; scgi_param REQUEST_METHOD $request_method;
-scgi_param REQUEST_URI $request_uri; scgi_param CONTENT_LENGTH $content_length;
+uwsgi_param QUERY_STRING $query_string;
+uwsgi_param REQUEST_METHOD $request_method;
+uwsgi_param REQUEST_URI $request_uri;
+uwsgi_param CONTENT_LENGTH $content_length;
+fastcgi_param QUERY_STRING $query_string;
+fastcgi_param REQUEST_METHOD $request_method;
+fastcgi_param REQUEST_URI $request_uri;
+fastcgi_param CONTENT_LENGTH $content_length;
+scgi_param QUERY_STRING $query_string;
+scgi_param REQUEST_METHOD $request_method;
+scgi_param REQUEST_URI $request_uri;
+scgi_param CONTENT_LENGTH $content_length;
 proxy_read_timeout 1s; proxy_send_timeout 1s;
 fastcgi_read_timeout 1s; fastcgi_send_timeout 1s;
 uwsgi_read_timeout 1s; uwsgi_send_timeout 1s;
@@ -61,7 +67,8 @@ for my $how (@all) {
     for my $size (10, 3_000_000) {
         my $name = "$how, $size bytes";
 
-        $body{$name} = join '', map { chr(32 + ($size + $_ * 7) % 90) } 1 .. 100;
+        $body{$name} = join '', map { chr(32 + ($size + $_ * 7) % 90) }
+                                1 .. 100;
         $body{$name} x= $size / 100 if $size > 100;
         $body{$name} = substr $body{$name}, 0, $size;
         $job{$name} = $n->submit(POST => "/$how/x?delay=3000",

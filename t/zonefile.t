@@ -285,7 +285,8 @@ is $n->settled($n->submit(POST => '/x', body => 'x'))->{status}, 'completed',
 
 # two of them on one path
 
-my $two = Offload->new(backend => $back, zone => "jobs 16m path=$n->{zone_dir}");
+my $two = Offload->new(backend => $back,
+                       zone => "jobs 16m path=$n->{zone_dir}");
 
 $two->allow(qr/\[emerg\].*in use by another nginx/);
 ($code, $out) = $two->run;

@@ -1,6 +1,6 @@
 /*
- * offloadd's main: arguments, the order of starting and stopping, policy
- * changes.  One process in the foreground for one zone; the lock on the
+ * offloadd's main: arguments, and the order of starting and stopping.  One
+ * process in the foreground for one zone; the lock on the
  * zone's lock file makes sure of the one, for as long as the process lives.
  *
  * Exit codes: 0 left in order, 1 could not work (the reason is in the log),
@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 
@@ -33,166 +32,6 @@ static const char  usage[] =
     "\n"
     "SIGTERM  hand running jobs back and leave    SIGHUP   read the policy\n"
     "SIGQUIT  finish running jobs and leave       SIGUSR1  reopen the log\n";
-
-
-uint64_t
-clock_ms(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_REALTIME, &ts);
-
-    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
-}
-
-
-uint64_t
-mono_us(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (uint64_t) ts.tv_sec * 1000000 + (uint64_t) ts.tv_nsec / 1000;
-}
-
-
-int
-buf_reserve(struct buf *b, size_t room)
-{
-    size_t    cap;
-    uint8_t  *p;
-
-    if (b->cap - b->len >= room) {
-        return 0;
-    }
-
-    if (room > SIZE_MAX / 2 - b->len) {
-        return -1;
-    }
-
-    cap = b->cap ? b->cap : 512;
-
-    while (cap - b->len < room) {
-        cap *= 2;
-    }
-
-    p = realloc(b->data, cap);
-    if (p == NULL) {
-        return -1;
-    }
-
-    b->data = p;
-    b->cap = cap;
-
-    return 0;
-}
-
-
-int
-buf_append(struct buf *b, const void *p, size_t n)
-{
-    if (n == 0) {
-        return 0;
-    }
-
-    if (buf_reserve(b, n) != 0) {
-        return -1;
-    }
-
-    memcpy(b->data + b->len, p, n);
-    b->len += n;
-
-    return 0;
-}
-
-
-void
-buf_trim(struct buf *b, size_t keep)
-{
-    b->len = 0;
-
-    if (b->cap > keep) {
-        buf_free(b);
-    }
-}
-
-
-void
-buf_free(struct buf *b)
-{
-    free(b->data);
-    memset(b, 0, sizeof(*b));
-}
-
-
-static void
-policy_note(struct offloadd *d)
-{
-    struct stat  st;
-
-    if (stat(d->policy_file, &st) == 0) {
-        d->policy_ino = st.st_ino;
-        d->policy_mtime = st.st_mtim;
-    }
-}
-
-
-/* 1 if the file is not the one that was read last. */
-
-static int
-policy_is_new(const struct offloadd *d)
-{
-    struct stat  st;
-
-    return stat(d->policy_file, &st) == 0
-           && (st.st_ino != d->policy_ino
-               || st.st_mtim.tv_sec != d->policy_mtime.tv_sec
-               || st.st_mtim.tv_nsec != d->policy_mtime.tv_nsec);
-}
-
-
-void
-policy_reload(struct offloadd *d, int forced)
-{
-    const char           *differs;
-    struct policy         p;
-    struct policy_error   e;
-
-    if (!forced && !policy_is_new(d)) {
-        return;
-    }
-
-    policy_note(d);
-
-    if (policy_load(&p, d->policy_file, &e) != 0) {
-        log_text(LOG_ERROR, "the policy is kept as it was: %s", e.text);
-        return;
-    }
-
-    differs = policy_fixed_differs(&d->policy, &p);
-
-    if (differs) {
-        log_text(LOG_WARN, "\"%s\" of the policy has changed: that takes a "
-                 "restart of the worker (SIGTERM)", differs);
-    }
-
-    d->policy.concurrency = p.concurrency;
-    d->policy.ttl_ms = p.ttl_ms;
-    d->policy.tombstone_ms = p.tombstone_ms;
-    d->policy.leave_ms = p.leave_ms;
-    d->policy.log_level = p.log_level;
-    memcpy(d->policy.log, p.log, sizeof(p.log));
-
-    atomic_store(&d->store.ttl_ms, p.ttl_ms);
-    atomic_store(&d->store.tombstone_ms, p.tombstone_ms);
-
-    if (log_open(p.log, p.log_level) != 0) {
-        log_text(LOG_ERROR, "log %s: %s", p.log, strerror(errno));
-    }
-
-    log_text(LOG_NOTICE, "policy read: concurrency %u", p.concurrency);
-}
 
 
 static int
@@ -336,6 +175,8 @@ start(struct offloadd *d)
         log_end(&l);
     }
 
+    log_started();
+
     return 0;
 }
 
@@ -364,6 +205,7 @@ stop(struct offloadd *d)
     atomic_store(&d->zone.worker->running, 0);
 
     attempt_free_all(d);
+    replay_free_handles(d);
     loop_free(d);
     sched_free(&d->sched);
     free(d->store.lanes);

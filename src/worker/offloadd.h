@@ -24,18 +24,23 @@
  * again.
  *
  *      offloadd.c           main, arguments, locks
+ *      offloadd_util.c      memory, clocks
  *      offloadd_policy.c    policy.json
  *      offloadd_log.c       logfmt lines
- *      offloadd_store.c     the store thread and the queues between the two
- *      offloadd_drain.c     SQs into the engine, answers into CQs
+ *      offloadd_batch.c     operations and batches: between the two threads
+ *      offloadd_store.c     the store thread
+ *      offloadd_drain.c     SQs into the engine
+ *      offloadd_answer.c    answers into CQs
  *      offloadd_lmdb.c      the engine: environment, transactions
  *      offloadd_lmdb_job.c  the engine: a job's rows
+ *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_files.c     spool and blob files
  *      offloadd_recover.c   what a dead worker left
  *      offloadd_jobs.c      jobs in memory: table, lists, heaps
  *      offloadd_sched.c     whose turn it is
  *      offloadd_attempt.c   the life of one attempt, what its end means
- *      offloadd_replay.c    one request by libcurl
+ *      offloadd_replay.c    one request by libcurl: its course
+ *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
  *      offloadd_loop.c      epoll, timers, signals
  */
@@ -66,6 +71,8 @@
 struct offloadd;
 struct attempt;
 
+
+/* offloadd_util.c */
 
 /* A growing piece of memory.  buf_reserve() returns -1 for want of memory. */
 
@@ -103,12 +110,15 @@ enum log_level {
 
 /* One line being made: begin, fields, end (one write()). */
 struct log_line {
+    int     level;
     size_t  len;
     char    text[2048];
 };
 
 int log_level_parse(const char *name);          /* -1: no such level */
 int log_open(const char *path, int level);      /* "": stderr */
+void log_started(void);                         /* no copies of errors to
+                                                   standard error any more */
 void log_tick(void);                            /* reopens a rotated file */
 /* 0 when the level is not wanted: then there is no line to fill or end. */
 int log_begin(struct log_line *l, int level, const char *msg);
@@ -155,7 +165,7 @@ const char *policy_fixed_differs(const struct policy *a,
     const struct policy *b);
 
 
-/* offloadd_store.c: operations in, batches out */
+/* offloadd_batch.c, offloadd_store.c: operations in, batches out */
 
 enum store_op_type {
     STORE_OP_START = 1,                         /* queued -> running */
@@ -318,7 +328,7 @@ struct drain_item {
     uint32_t              result;               /* cancel's */
 };
 
-struct drain_answer {
+struct answer {
     uint32_t                lane;
     uint32_t                tries;
     struct zone_completion  c;
@@ -356,7 +366,7 @@ struct store {
     struct drain_item    *items;
     uint32_t              nitems;
     uint32_t              items_cap;
-    struct drain_answer  *pending;              /* CQ was full */
+    struct answer  *pending;              /* CQ was full */
     uint32_t              npending;
     uint32_t              pending_cap;
     int                   bell;                 /* socket to ring with */
@@ -375,6 +385,9 @@ struct store {
 
 int store_init(struct store *s, struct offloadd *d, struct engine_error *e);
 int store_start(struct store *s);
+void *store_main(void *arg);                    /* the store thread */
+int store_take_ops(struct store *s);
+void store_give(struct store *s, struct store_batch *b);
 void store_submit(struct store *s, struct store_op *first,
     struct store_op **last);
 struct store_batch *store_take(struct store *s);
@@ -401,10 +414,14 @@ int drain_read(struct store *s, uint32_t max, struct engine_error *e);
 /* After the commit (into the batch), after an abort. */
 void drain_finish(struct store *s, struct store_batch *b);
 void drain_undo(struct store *s);
-void drain_answer(struct store *s, uint32_t lane,
+
+
+/* offloadd_answer.c (store thread) */
+
+void answer_post(struct store *s, uint32_t lane,
     const struct zone_completion *c);
-void drain_bells(struct store *s);
-void drain_retry_answers(struct store *s);
+void answer_retry(struct store *s);             /* those that found it full */
+void answer_bells(struct store *s);
 
 
 /* offloadd_files.c */
@@ -561,6 +578,7 @@ int result_finish(struct result *r, const char *store, const uint8_t *id,
 
 /* offloadd_replay.c: one request by libcurl */
 
+#define REPLAY_HANDLES        256               /* kept when free */
 #define REPLAY_POSTFIELDS_MAX  (64u * 1024)     /* larger: read by callback */
 
 enum replay_outcome {
@@ -573,14 +591,21 @@ enum replay_outcome {
     REPLAY_LOST                                 /* the request's body */
 };
 
-struct replay {
+/* libcurl's handle, lent to one replay after another. */
+struct replay_handle {
+    struct replay_handle      *next;
     CURL                      *easy;
+    uint32_t                   number;
+    char                       entrance[17];    /* as set on it */
+};
+
+struct replay {
+    struct replay_handle      *handle;          /* NULL: not under way */
     struct zone_request_view   view;            /* into the op's request */
     struct curl_slist         *lines;
     uint32_t                   lines_cap;
     struct buf                 text;            /* our own header lines */
-    struct buf                 head;            /* see replay_split() */
-    char                       entrance[17];    /* as set on the handle */
+    struct buf                 head;            /* see request_split() */
     char                       error[CURL_ERROR_SIZE];
     uint64_t                   body_sent;
     int                        body_fd;         /* -1: from memory */
@@ -589,7 +614,6 @@ struct replay {
     uint8_t                    begun;           /* its request was sent */
     uint8_t                    resend;          /* libcurl tried again */
     uint8_t                    body_lost;
-    uint8_t                    active;          /* in the multi handle */
 };
 
 
@@ -626,6 +650,10 @@ struct attempts {
     struct attempt  *spare;
     uint32_t         nspare;
     struct attempt  *active;                    /* linked both ways */
+
+    struct replay_handle  *handles;             /* those that are free */
+    uint32_t               nhandles;
+    uint32_t               made;
 };
 
 struct attempt *attempt_get(struct offloadd *d);
@@ -642,10 +670,14 @@ void attempt_hand_back(struct offloadd *d);     /* all: a clean stop */
 void attempt_free_all(struct offloadd *d);
 void attempt_link(struct offloadd *d, struct attempt *a);
 
+int request_set(struct attempt *a, CURL *easy);
+int request_split(struct attempt *a);
+
 int replay_start(struct offloadd *d, struct attempt *a);
 void replay_stop(struct offloadd *d, struct attempt *a);
 int replay_outcome(struct attempt *a, CURLcode code);
 void replay_free(struct replay *r);
+void replay_free_handles(struct offloadd *d);
 
 
 /* offloadd_loop.c */
@@ -698,7 +730,6 @@ struct offloadd {
     const char      *policy_file;
     struct timespec  policy_mtime;
     ino_t            policy_ino;
-    int              policy_bad;                /* said so already */
     char             zone_file[PATH_MAX];
     struct zone      zone;
     int              lock;
@@ -708,7 +739,8 @@ struct offloadd {
     struct loop      loop;
 };
 
-/* offloadd.c */
+/* offloadd_policy.c */
+void policy_note(struct offloadd *d);           /* this is the one we read */
 void policy_reload(struct offloadd *d, int forced);
 
 #endif /* OFFLOADD_H */

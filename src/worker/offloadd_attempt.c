@@ -290,7 +290,7 @@ attempt_unreached(struct offloadd *d, struct attempt *a)
     job = job_at(&d->sched.table, a->job);
     err = a->replay.connect_errno;
 
-    (void) snprintf(text, sizeof(text), "%s", a->message);
+    (void) snprintf(text, sizeof(text), "connect to nginx: %s", a->message);
 
     if ((err == ENOENT || err == ECONNREFUSED) && loop_held(d)
         && ++job->unreachable >= ATTEMPT_UNREACHABLE)
@@ -382,8 +382,10 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
     if (error == STORE_ERROR_NONE || error == STORE_ERROR_BACKEND) {
         op->row.result_size = a->result.size;
         op->row.type_len = (uint16_t) a->result.type_len;
-        op->type_text = (const char *) a->result.headers.data
-                        + a->result.type_at;
+        op->type_text = a->result.type_len
+                        ? (const char *) a->result.headers.data
+                          + a->result.type_at
+                        : "";
         op->headers = &a->result.headers;
         op->body = a->result.fd == -1 ? &a->result.body : NULL;
 

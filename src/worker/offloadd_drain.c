@@ -21,8 +21,6 @@
 #define DRAIN_RECORDS         1024              /* in a transaction */
 #define DRAIN_BYTES           (4u * 1024 * 1024)
 #define DRAIN_FULL_MS         200
-#define DRAIN_PENDING_MAX     65536
-#define DRAIN_ANSWER_TRIES    300               /* some 30 s: nobody reads */
 
 
 static int drain_record(struct store *s, uint32_t lane,
@@ -165,17 +163,12 @@ drain_budget(struct store *s)
 
     if (s->engine->room(s->self, &bytes, &e) != 0) {
         if (!s->full) {
-            s->full = 1;
+            s->full = 1;                        /* until it is over for good */
             log_text(LOG_ERROR, "new jobs stay in their rings: %s", e.text);
         }
 
         s->full_until = mono_ms() + DRAIN_FULL_MS;
         return 0;
-    }
-
-    if (s->full) {
-        s->full = 0;
-        log_text(LOG_NOTICE, "the store has room for new jobs again");
     }
 
     return bytes < DRAIN_BYTES ? bytes : DRAIN_BYTES;
@@ -641,86 +634,6 @@ drain_item_done(struct store *s, struct store_batch *b,
         c.type = item->record.type;
         c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
-        drain_answer(s, item->lane, &c);
-    }
-}
-
-
-void
-drain_answer(struct store *s, uint32_t lane, const struct zone_completion *c)
-{
-    uint32_t              cap;
-    struct drain_answer  *p;
-
-    if (lane >= s->daemon->zone.geo.lanes) {
-        return;
-    }
-
-    if (zone_cq_post(&s->daemon->zone, lane, c) == 0) {
-        s->lanes[lane].ring = 1;
-        return;
-    }
-
-    if (s->npending == s->pending_cap) {
-        cap = s->pending_cap ? s->pending_cap * 2 : 64;
-
-        if (cap > DRAIN_PENDING_MAX) {
-            return;                             /* who waits has a timeout */
-        }
-
-        p = realloc(s->pending, cap * sizeof(*p));
-        if (p == NULL) {
-            return;
-        }
-
-        s->pending = p;
-        s->pending_cap = cap;
-    }
-
-    p = &s->pending[s->npending++];
-    p->lane = lane;
-    p->tries = 0;
-    p->c = *c;
-}
-
-
-void
-drain_retry_answers(struct store *s)
-{
-    uint32_t              i, n;
-    struct drain_answer  *p;
-
-    for (i = 0, n = 0; i < s->npending; i++) {
-        p = &s->pending[i];
-
-        if (zone_cq_post(&s->daemon->zone, p->lane, &p->c) == 0) {
-            s->lanes[p->lane].ring = 1;
-
-        } else if (++p->tries < DRAIN_ANSWER_TRIES) {
-            s->pending[n++] = *p;
-        }
-    }
-
-    s->npending = n;
-    drain_bells(s);
-}
-
-
-void
-drain_bells(struct store *s)
-{
-    uint32_t            i;
-    struct drain_lane  *l;
-
-    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
-        l = &s->lanes[i];
-
-        if (l->ring) {
-            l->ring = 0;
-
-            if (zone_wake_due(&l->consumer.lane->cq_sleeping)) {
-                zone_bell_ring(s->bell, &l->bell);
-            }
-        }
+        answer_post(s, item->lane, &c);
     }
 }

@@ -23,7 +23,6 @@
 
 #define LMDB_RESERVE          (2u * 1024 * 1024)
 #define LMDB_STEP             (1u * 1024 * 1024)
-#define LMDB_RECOVER_BATCH    1000
 #define LMDB_MAP_LEAST        (1ull << 30)
 
 
@@ -113,7 +112,7 @@ lmdb_map(struct lmdb *m, const char *file, struct engine_error *e)
         mdb_env_close(m->env);
         m->env = NULL;
 
-        if (rc != ENOMEM || size <= LMDB_MAP_LEAST) {
+        if ((rc != ENOMEM && rc != EINVAL) || size <= LMDB_MAP_LEAST) {
             return lmdb_fail(e, rc, file);
         }
     }
@@ -518,171 +517,6 @@ lmdb_get_row(struct lmdb *m, MDB_txn *txn, uint64_t seq,
     memcpy(row, data.mv_data, sizeof(*row));
 
     return 0;
-}
-
-
-/*
- * The jobs that have a request are those that are not settled.  Running ones
- * become queued, a thousand in a transaction; the cursor starts anew after
- * each commit.
- */
-
-static int
-lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
-    struct engine_error *e)
-{
-    int               rc, n;
-    MDB_val           key, data, value;
-    MDB_cursor       *cursor;
-    MDB_cursor_op     op;
-    struct store_job  row;
-
-    rc = mdb_cursor_open(m->txn, m->db[LMDB_REQUESTS], &cursor);
-    if (rc) {
-        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
-    }
-
-    key.mv_data = from;
-    key.mv_size = sizeof(*from);
-    op = MDB_SET_RANGE;
-
-    for (n = 0; n < LMDB_RECOVER_BATCH; n++) {
-        rc = mdb_cursor_get(cursor, &key, &data, op);
-        if (rc) {
-            break;
-        }
-
-        op = MDB_NEXT;
-        memcpy(from, key.mv_data, sizeof(*from));
-
-        rc = lmdb_get_row(m, m->txn, *from, &row, e);
-
-        if (rc == 0 && row.state == STORE_RUNNING) {
-            row.state = STORE_QUEUED;
-            value.mv_data = &row;
-            value.mv_size = sizeof(row);
-            rc = lmdb_put(m, LMDB_JOBS, &key, &value, e);
-        }
-
-        if (rc == 0 && row.state == STORE_QUEUED) {
-            rc = scan(ctx, *from, &row);
-        }
-
-        if (rc == -1) {
-            mdb_cursor_close(cursor);
-            return -1;
-        }
-
-        ++*from;
-        rc = 0;
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (rc != 0 && rc != MDB_NOTFOUND) {
-        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
-    }
-
-    return n == LMDB_RECOVER_BATCH;
-}
-
-
-static int
-lmdb_recover(void *self, engine_scan scan, void *ctx, struct engine_error *e)
-{
-    int           more;
-    uint64_t      from;
-    struct lmdb  *m = self;
-
-    from = 0;
-
-    do {
-        if (lmdb_begin(m, e) != 0) {
-            return -1;
-        }
-
-        more = lmdb_recover_some(m, &from, scan, ctx, e);
-
-        if (more == -1) {
-            lmdb_abort(m);
-            return -1;
-        }
-
-        ZONE_FAILPOINT("recover.before-commit");
-
-        if (lmdb_commit(m, e) != 0) {
-            return -1;
-        }
-
-    } while (more);
-
-    return 0;
-}
-
-
-/* Read only: the row of an id, or -1 when there is none. */
-
-static int
-lmdb_lookup(struct lmdb *m, const uint8_t *id, uint64_t *seq,
-    struct store_job *row)
-{
-    int                  rc;
-    MDB_txn             *txn;
-    MDB_val              key, data;
-    struct engine_error  e;
-
-    if (m->env == NULL
-        || mdb_txn_begin(m->env, NULL, MDB_RDONLY, &txn) != 0)
-    {
-        return 0;                               /* not known: keep it */
-    }
-
-    key.mv_data = (void *) (uintptr_t) id;
-    key.mv_size = ZONE_ID_SIZE;
-
-    rc = mdb_get(txn, m->db[LMDB_IDS], &key, &data);
-
-    if (rc == 0 && data.mv_size == sizeof(*seq)) {
-        memcpy(seq, data.mv_data, sizeof(*seq));
-        rc = lmdb_get_row(m, txn, *seq, row, &e);
-        rc = rc == 0 ? 1 : rc == ENGINE_NOT_FOUND ? -1 : 0;
-
-    } else {
-        rc = rc == MDB_NOTFOUND ? -1 : 0;
-    }
-
-    mdb_txn_abort(txn);
-
-    return rc;
-}
-
-
-static int
-lmdb_wants_body(void *self, const uint8_t *id)
-{
-    int               rc;
-    uint64_t          seq;
-    struct store_job  row;
-
-    rc = lmdb_lookup(self, id, &seq, &row);
-
-    return rc == 0 || (rc == 1 && (row.state == STORE_QUEUED
-                                   || row.state == STORE_RUNNING));
-}
-
-
-static int
-lmdb_wants_blob(void *self, const uint8_t *id)
-{
-    int               rc;
-    uint64_t          seq;
-    struct store_job  row;
-
-    rc = lmdb_lookup(self, id, &seq, &row);
-
-    return rc == 0 || (rc == 1 && (row.state == STORE_COMPLETED
-                                   || row.state == STORE_FAILED)
-                       && (row.flags & STORE_HAS_RESULT));
 }
 
 

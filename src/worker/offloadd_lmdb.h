@@ -1,5 +1,5 @@
 /*
- * Inside the LMDB engine: what its two files share.  Used by the store thread
+ * Inside the LMDB engine: what its files share.  Used by the store thread
  * (and by main before there is one).
  */
 
@@ -46,6 +46,13 @@ struct lmdb {
                               + STORE_MESSAGE_MAX];
 };
 
+static inline void
+lmdb_seq_key(MDB_val *key, uint64_t *seq)
+{
+    key->mv_data = seq;
+    key->mv_size = sizeof(*seq);
+}
+
 int lmdb_fail(struct engine_error *e, int rc, const char *what);
 int lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
     struct engine_error *e);
@@ -62,7 +69,19 @@ int lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
 int lmdb_settle(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_requeue(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e);
+int lmdb_del(struct lmdb *m, enum lmdb_db db, MDB_val *key,
+    struct engine_error *e);
+int lmdb_drop_result(struct lmdb *m, uint64_t seq,
+    const struct store_job *row, struct engine_error *e);
+int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
+    size_t size, struct engine_error *e);
+
+/* offloadd_lmdb_scan.c */
+int lmdb_recover(void *self, engine_scan scan, void *ctx,
+    struct engine_error *e);
 int lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
     struct engine_error *e);
+int lmdb_wants_body(void *self, const uint8_t *id);
+int lmdb_wants_blob(void *self, const uint8_t *id);
 
 #endif /* OFFLOADD_LMDB_H */

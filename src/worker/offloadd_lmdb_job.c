@@ -11,21 +11,6 @@
 #include <string.h>
 
 
-static int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
-    size_t size, struct engine_error *e);
-static int lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor,
-    uint64_t seq, uint64_t tombstone_ms, uint64_t now_ms,
-    struct engine_error *e);
-
-
-static void
-lmdb_seq_key(MDB_val *key, uint64_t *seq)
-{
-    key->mv_data = seq;
-    key->mv_size = sizeof(*seq);
-}
-
-
 static int
 lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e)
@@ -43,7 +28,7 @@ lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
 }
 
 
-static int
+int
 lmdb_del(struct lmdb *m, enum lmdb_db db, MDB_val *key,
     struct engine_error *e)
 {
@@ -340,7 +325,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
 
 /* Settled, one way or another: m->row has the strings behind the row. */
 
-static int
+int
 lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
     struct engine_error *e)
 {
@@ -396,7 +381,7 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
 }
 
 
-static int
+int
 lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e)
 {
@@ -525,117 +510,4 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
 
         return ENGINE_NOT_FOUND;
     }
-}
-
-
-static uint64_t
-lmdb_big_endian(const uint8_t *p)
-{
-    int       i;
-    uint64_t  n;
-
-    for (i = 0, n = 0; i < 8; i++) {
-        n = n << 8 | p[i];
-    }
-
-    return n;
-}
-
-
-int
-lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
-    struct engine_error *e)
-{
-    int                      n, rc;
-    MDB_val                  key, data;
-    uint64_t                 at;
-    MDB_cursor              *cursor;
-    struct lmdb             *m = self;
-    struct store_expiry_key  expiry;
-
-    rc = mdb_cursor_open(m->txn, m->db[LMDB_EXPIRY], &cursor);
-    if (rc) {
-        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
-    }
-
-    m->txn_first_expiry = UINT64_MAX;
-
-    for (n = 0; ; n++) {
-        rc = mdb_cursor_get(cursor, &key, &data, MDB_FIRST);
-        if (rc || key.mv_size != sizeof(expiry)) {
-            break;
-        }
-
-        memcpy(&expiry, key.mv_data, sizeof(expiry));
-        at = lmdb_big_endian(expiry.expires_ms);
-
-        if (at > now_ms || n == max) {
-            m->txn_first_expiry = at;
-            break;
-        }
-
-        if (lmdb_expire_one(m, cursor, lmdb_big_endian(expiry.seq),
-                            tombstone_ms, now_ms, e) != 0)
-        {
-            rc = -1;
-            break;
-        }
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (rc == -1) {
-        return -1;
-    }
-
-    return rc == 0 || rc == MDB_NOTFOUND ? n
-                                         : lmdb_fail(e, rc, STORE_DB_EXPIRY);
-}
-
-
-/* A settled job becomes a tombstone, a tombstone goes. */
-
-static int
-lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
-    uint64_t tombstone_ms, uint64_t now_ms, struct engine_error *e)
-{
-    int               rc;
-    MDB_val           key;
-    struct store_job  row;
-
-    rc = mdb_cursor_del(cursor, 0);
-    if (rc) {
-        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
-    }
-
-    rc = lmdb_get_row(m, m->txn, seq, &row, e);
-    if (rc != 0) {
-        return rc == ENGINE_NOT_FOUND ? 0 : -1;
-    }
-
-    if (lmdb_drop_result(m, seq, &row, e) != 0) {
-        return -1;
-    }
-
-    if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
-        row.state = STORE_EXPIRED;
-        row.flags = 0;
-        row.type_len = 0;
-        row.message_len = 0;
-        row.result_size = 0;
-        row.expires_ms = now_ms + tombstone_ms;
-
-        return lmdb_finish(m, seq, &row, sizeof(row), e);
-    }
-
-    key.mv_data = row.id;
-    key.mv_size = ZONE_ID_SIZE;
-
-    if (lmdb_del(m, LMDB_IDS, &key, e) != 0) {
-        return -1;
-    }
-
-    lmdb_seq_key(&key, &seq);
-
-    return lmdb_del(m, LMDB_JOBS, &key, e);
 }

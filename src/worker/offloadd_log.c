@@ -27,6 +27,7 @@ static const char *const  log_names[LOG_LEVELS] = {
 static char         log_path[PATH_MAX];
 static int          log_fd = STDERR_FILENO;
 static _Atomic int  log_wanted = LOG_INFO;
+static _Atomic int  log_starting = 1;
 
 
 int
@@ -41,6 +42,15 @@ log_level_parse(const char *name)
     }
 
     return -1;
+}
+
+
+/* From now on standard error, which may be nginx's log, has its peace. */
+
+void
+log_started(void)
+{
+    atomic_store(&log_starting, 0);
 }
 
 
@@ -211,6 +221,7 @@ log_begin(struct log_line *l, int level, const char *msg)
                  log_names[level]);
 
     l->len = (size_t) n;
+    l->level = level;
     log_str(l, "msg", msg);
 
     return 1;
@@ -270,6 +281,14 @@ log_end(struct log_line *l)
     do {
         n = write(log_fd, l->text, l->len);
     } while (n == -1 && errno == EINTR);
+
+    /* why it does not even start should not be looked for */
+
+    if (l->level == LOG_ERROR && log_path[0] != '\0'
+        && atomic_load_explicit(&log_starting, memory_order_relaxed))
+    {
+        (void) !write(STDERR_FILENO, l->text, l->len);
+    }
 }
 
 

@@ -41,7 +41,7 @@ static void loop_curl(struct offloadd *d);
 static void loop_batches(struct offloadd *d);
 static void loop_signal(struct offloadd *d);
 static void loop_tick(struct offloadd *d);
-static int loop_over(struct offloadd *d, int *code);
+static int loop_over(struct offloadd *d, int due, int *code);
 
 
 static int
@@ -103,7 +103,7 @@ loop_limits(struct offloadd *d)
 {
     long  keep;
 
-    keep = d->policy.concurrency < 16 ? 16 : (long) d->policy.concurrency;
+    keep = d->policy.concurrency < 16 ? 32 : (long) d->policy.concurrency * 2;
     (void) curl_multi_setopt(d->loop.multi, CURLMOPT_MAXCONNECTS, keep);
 
     if (d->policy.concurrency + 64 > d->loop.nfds) {
@@ -459,13 +459,8 @@ static void
 loop_tick(struct offloadd *d)
 {
     uint32_t  before;
-    uint64_t  now = mono_ms();
 
-    if (now < d->loop.tick_at) {
-        return;
-    }
-
-    d->loop.tick_at = now + LOOP_TICK_MS;
+    d->loop.tick_at = mono_ms() + LOOP_TICK_MS;
 
     log_tick();
     (void) loop_held(d);
@@ -482,17 +477,16 @@ loop_tick(struct offloadd *d)
 }
 
 
-/* 1: leave, with that code. */
+/* 1: leave, with that code.  What is dear to ask is asked once a tick. */
 
 static int
-loop_over(struct offloadd *d, int *code)
+loop_over(struct offloadd *d, int due, int *code)
 {
     int       idle;
     uint64_t  now = mono_ms();
 
     if (zone_broken(&d->zone)
-        || (now >= d->loop.tick_at
-            && !zone_is_current(&d->zone, d->zone_file)))
+        || (due && !zone_is_current(&d->zone, d->zone_file)))
     {
         log_text(LOG_ERROR, "%s was cut short, replaced or removed under the "
                  "running worker, which therefore leaves; jobs in the store "
@@ -600,9 +594,15 @@ loop_wait(struct offloadd *d)
 int
 loop_run(struct offloadd *d)
 {
-    int  code;
+    int  code, due;
 
     for ( ;; ) {
+        due = mono_ms() >= d->loop.tick_at;
+
+        if (due) {
+            loop_tick(d);
+        }
+
         if (d->loop.stop == LOOP_HAND_BACK) {
             attempt_hand_back(d);
         }
@@ -611,11 +611,10 @@ loop_run(struct offloadd *d)
         loop_flush(d);
         sched_publish(d);
 
-        if (loop_over(d, &code)) {
+        if (loop_over(d, due, &code)) {
             break;
         }
 
-        loop_tick(d);
         loop_wait(d);
         loop_batches(d);
         loop_curl(d);

@@ -1,7 +1,8 @@
 /*
  * policy.json: what nginx.conf says to the worker.  nginx writes it beside
  * the zone at each load (a temporary file, renamed), so a reader sees one
- * whole version or another.  Read by the loop thread, changes nothing.
+ * whole version or another.  Read by the loop thread (main, at the start),
+ * and again whenever the file is another one.
  *
  * Strict: a key that is missing, unknown, of another type or out of range is
  * refused by name.  The module and the worker come from one build; a
@@ -336,4 +337,73 @@ policy_fixed_differs(const struct policy *a, const struct policy *b)
     }
 
     return NULL;
+}
+
+
+void
+policy_note(struct offloadd *d)
+{
+    struct stat  st;
+
+    if (stat(d->policy_file, &st) == 0) {
+        d->policy_ino = st.st_ino;
+        d->policy_mtime = st.st_mtim;
+    }
+}
+
+
+/* 1 if the file is not the one that was read last. */
+
+static int
+policy_is_new(const struct offloadd *d)
+{
+    struct stat  st;
+
+    return stat(d->policy_file, &st) == 0
+           && (st.st_ino != d->policy_ino
+               || st.st_mtim.tv_sec != d->policy_mtime.tv_sec
+               || st.st_mtim.tv_nsec != d->policy_mtime.tv_nsec);
+}
+
+
+void
+policy_reload(struct offloadd *d, int forced)
+{
+    const char           *differs;
+    struct policy         p;
+    struct policy_error   e;
+
+    if (!forced && !policy_is_new(d)) {
+        return;
+    }
+
+    policy_note(d);
+
+    if (policy_load(&p, d->policy_file, &e) != 0) {
+        log_text(LOG_ERROR, "the policy is kept as it was: %s", e.text);
+        return;
+    }
+
+    differs = policy_fixed_differs(&d->policy, &p);
+
+    if (differs) {
+        log_text(LOG_WARN, "\"%s\" of the policy has changed: that takes a "
+                 "restart of the worker (SIGTERM)", differs);
+    }
+
+    d->policy.concurrency = p.concurrency;
+    d->policy.ttl_ms = p.ttl_ms;
+    d->policy.tombstone_ms = p.tombstone_ms;
+    d->policy.leave_ms = p.leave_ms;
+    d->policy.log_level = p.log_level;
+    memcpy(d->policy.log, p.log, sizeof(p.log));
+
+    atomic_store(&d->store.ttl_ms, p.ttl_ms);
+    atomic_store(&d->store.tombstone_ms, p.tombstone_ms);
+
+    if (log_open(p.log, p.log_level) != 0) {
+        log_text(LOG_ERROR, "log %s: %s", p.log, strerror(errno));
+    }
+
+    log_text(LOG_NOTICE, "policy read: concurrency %u", p.concurrency);
 }

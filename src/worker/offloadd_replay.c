@@ -1,9 +1,9 @@
 /*
  * One request, replayed by libcurl through nginx's entrance.  Loop thread.
  *
- * An easy handle belongs to its attempt and is used again with it: what is
- * the same for all requests is set once, the rest each time.  libcurl adds no
- * header of its own but Content-Length, follows nothing, decodes nothing.
+ * Easy handles are used again and again: what is the same for all requests is
+ * set once, the rest each time.  libcurl adds no header of its own but
+ * Content-Length, follows nothing, decodes nothing.
  *
  * libcurl would send a request a second time by itself when a connection
  * that was kept alive turns out to be dead.  But then nginx may have had it,
@@ -17,24 +17,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-
-/* Not sent, unless the client sent it. */
-static struct curl_slist  replay_silent[] = {
-    { (char *) "Accept:", &replay_silent[1] },
-    { (char *) "User-Agent:", &replay_silent[2] },
-    { (char *) "Content-Type:", &replay_silent[3] },
-    { (char *) "Expect:", NULL }
-};
-
-/* The message's frame is libcurl's; nginx has left these out. */
-static const char *const  replay_framing[] = {
-    "Content-Length:", "Transfer-Encoding:", "Connection:", "Expect:",
-    "Upgrade:", "TE:"
-};
 
 
 static curl_socket_t replay_open(void *ctx, curlsocktype purpose,
@@ -49,29 +33,17 @@ static size_t replay_write(char *p, size_t size, size_t n, void *ctx);
 
 #define set(option, value)                                                   \
     do {                                                                     \
-        CURLcode  rc_ = curl_easy_setopt(r->easy, option, value);            \
-        if (rc_ != CURLE_OK) {                                               \
+        if (curl_easy_setopt(easy, option, value) != CURLE_OK) {             \
             return -1;                                                       \
         }                                                                    \
     } while (0)
 
 
+/* What is the same for all requests. */
+
 static int
-replay_handle(struct offloadd *d, struct attempt *a)
+replay_set_handle(struct offloadd *d, CURL *easy)
 {
-    struct replay  *r = &a->replay;
-
-    if (r->easy) {
-        return 0;
-    }
-
-    r->easy = curl_easy_init();
-    if (r->easy == NULL) {
-        return -1;
-    }
-
-    set(CURLOPT_PRIVATE, a);
-    set(CURLOPT_ERRORBUFFER, r->error);
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_PROXY, "");
     set(CURLOPT_PROTOCOLS_STR, "http");
@@ -80,48 +52,130 @@ replay_handle(struct offloadd *d, struct attempt *a)
     set(CURLOPT_MAXAGE_CONN, 30L);
     set(CURLOPT_BUFFERSIZE, 65536L);
     set(CURLOPT_OPENSOCKETFUNCTION, replay_open);
-    set(CURLOPT_OPENSOCKETDATA, a);
     set(CURLOPT_CLOSESOCKETFUNCTION, loop_close_socket);
     set(CURLOPT_CLOSESOCKETDATA, d);
     set(CURLOPT_PREREQFUNCTION, replay_before);
-    set(CURLOPT_PREREQDATA, a);
     set(CURLOPT_READFUNCTION, replay_read);
-    set(CURLOPT_READDATA, a);
     set(CURLOPT_SEEKFUNCTION, replay_seek);
-    set(CURLOPT_SEEKDATA, a);
     set(CURLOPT_HEADERFUNCTION, replay_header);
-    set(CURLOPT_HEADERDATA, a);
     set(CURLOPT_WRITEFUNCTION, replay_write);
-    set(CURLOPT_WRITEDATA, a);
 
     return 0;
 }
 
 
-/* Each entrance is a host of its own to libcurl's connection cache. */
+static struct replay_handle *
+replay_get_handle(struct offloadd *d)
+{
+    struct replay_handle  *h;
+
+    h = d->attempts.handles;
+
+    if (h) {
+        d->attempts.handles = h->next;
+        d->attempts.nhandles--;
+        return h;
+    }
+
+    h = calloc(1, sizeof(*h));
+    if (h == NULL) {
+        return NULL;
+    }
+
+    h->easy = curl_easy_init();
+
+    if (h->easy == NULL || replay_set_handle(d, h->easy) != 0) {
+        curl_easy_cleanup(h->easy);
+        free(h);
+        return NULL;
+    }
+
+    h->number = d->attempts.made++;
+
+    return h;
+}
+
+
+static void
+replay_put_handle(struct offloadd *d, struct replay_handle *h)
+{
+    /* what points into an attempt does not outlast it */
+
+    (void) curl_easy_setopt(h->easy, CURLOPT_ERRORBUFFER, NULL);
+    (void) curl_easy_setopt(h->easy, CURLOPT_HTTPHEADER, NULL);
+    (void) curl_easy_setopt(h->easy, CURLOPT_PRIVATE, NULL);
+
+    if (d->attempts.nhandles >= REPLAY_HANDLES) {
+        curl_easy_cleanup(h->easy);
+        free(h);
+        return;
+    }
+
+    h->next = d->attempts.handles;
+    d->attempts.handles = h;
+    d->attempts.nhandles++;
+}
+
+
+void
+replay_free_handles(struct offloadd *d)
+{
+    struct replay_handle  *h, *next;
+
+    for (h = d->attempts.handles; h; h = next) {
+        next = h->next;
+        curl_easy_cleanup(h->easy);
+        free(h);
+    }
+}
+
 
 static int
-replay_entrance(struct offloadd *d, struct replay *r)
+replay_set_attempt(struct attempt *a, CURL *easy)
 {
-    char  name[64], path[PATH_MAX], url[64];
+    set(CURLOPT_PRIVATE, a);
+    set(CURLOPT_ERRORBUFFER, a->replay.error);
+    set(CURLOPT_OPENSOCKETDATA, a);
+    set(CURLOPT_PREREQDATA, a);
+    set(CURLOPT_READDATA, a);
+    set(CURLOPT_SEEKDATA, a);
+    set(CURLOPT_HEADERDATA, a);
+    set(CURLOPT_WRITEDATA, a);
+    set(CURLOPT_TIMEOUT_MS,
+        (long) (a->replay.view.fixed.timeout_s * 1000ull));
 
-    if (strlen(r->entrance) == r->view.entrance.len
-        && memcmp(r->entrance, r->view.entrance.data, r->view.entrance.len)
-           == 0)
+    return 0;
+}
+
+
+/*
+ * libcurl's cache of connections is searched by host, one by one.  So each
+ * entrance is a host, and for each handle another: it finds its connection of
+ * last time at once.  The requests' own Host lines are the stored ones.
+ */
+
+static int
+replay_set_entrance(struct offloadd *d, struct replay *r, CURL *easy)
+{
+    char                  name[64], path[PATH_MAX], url[64];
+    struct zone_str      *e = &r->view.entrance;
+    struct replay_handle *h = r->handle;
+
+    if (strlen(h->entrance) == e->len
+        && memcmp(h->entrance, e->data, e->len) == 0)
     {
         return 0;
     }
 
-    r->entrance[0] = '\0';
+    h->entrance[0] = '\0';
 
-    if (r->view.entrance.len >= sizeof(r->entrance)) {
+    if (e->len >= sizeof(h->entrance)) {
         return -1;
     }
 
-    (void) snprintf(url, sizeof(url), "http://%.*s/",
-                    (int) r->view.entrance.len, r->view.entrance.data);
-    (void) snprintf(name, sizeof(name), "r.%.*s.sock",
-                    (int) r->view.entrance.len, r->view.entrance.data);
+    (void) snprintf(url, sizeof(url), "http://%.*s.%u/", (int) e->len,
+                    e->data, h->number);
+    (void) snprintf(name, sizeof(name), "r.%.*s.sock", (int) e->len, e->data);
 
     if (zone_path(path, sizeof(path), d->policy.path, name) != 0) {
         return -1;
@@ -130,163 +184,8 @@ replay_entrance(struct offloadd *d, struct replay *r)
     set(CURLOPT_URL, url);
     set(CURLOPT_UNIX_SOCKET_PATH, path);
 
-    memcpy(r->entrance, r->view.entrance.data, r->view.entrance.len);
-    r->entrance[r->view.entrance.len] = '\0';
-
-    return 0;
-}
-
-
-static int
-replay_line(struct replay *r, uint32_t *n, char *line)
-{
-    uint32_t            cap;
-    struct curl_slist  *p;
-
-    if (*n == r->lines_cap) {
-        cap = r->lines_cap ? r->lines_cap * 2 : 32;
-
-        p = realloc(r->lines, cap * sizeof(*p));
-        if (p == NULL) {
-            return -1;
-        }
-
-        r->lines = p;
-        r->lines_cap = cap;
-    }
-
-    r->lines[(*n)++].data = line;
-
-    return 0;
-}
-
-
-/* libcurl sends a header without a value only when told so: "Name;" */
-
-static void
-replay_empty_value(char *line)
-{
-    char  *colon;
-
-    colon = strchr(line, ':');
-
-    if (colon && colon[1 + strspn(colon + 1, " \t")] == '\0') {
-        colon[0] = ';';
-        colon[1] = '\0';
-    }
-}
-
-
-static int
-replay_stored_lines(struct replay *r, uint32_t *n, int *host)
-{
-    char    *p, *end;
-    size_t   i, len;
-
-    p = (char *) (uintptr_t) r->view.headers.data;  /* our own copy */
-    end = p + r->view.headers.len;
-
-    for ( /* void */ ; p < end; p += len + 1) {
-        len = strlen(p);                        /* parsed: has its NUL */
-
-        for (i = 0; i < ARRAY_LENGTH(replay_framing); i++) {
-            if (strncasecmp(p, replay_framing[i], strlen(replay_framing[i]))
-                == 0)
-            {
-                break;
-            }
-        }
-
-        if (i < ARRAY_LENGTH(replay_framing)) {
-            continue;
-        }
-
-        if (strncasecmp(p, "Host:", 5) == 0) {
-            *host = 1;
-
-        } else {
-            replay_empty_value(p);
-        }
-
-        if (replay_line(r, n, p) != 0) {
-            return -1;
-        }
-    }
-
-    return 0;
-}
-
-
-/* The stored lines, ours, and what silences libcurl's own. */
-
-static int
-replay_headers(struct attempt *a)
-{
-    int             host, len;
-    char            id[ZONE_ID_TEXT];
-    size_t          at[3];
-    uint32_t        i, n;
-    struct replay  *r = &a->replay;
-
-    n = 0;
-    host = 0;
-
-    if (replay_stored_lines(r, &n, &host) != 0) {
-        return -1;
-    }
-
-    r->text.len = 0;
-
-    if (buf_reserve(&r->text, 256 + r->view.context.len) != 0) {
-        return -1;
-    }
-
-    zone_id_format(id, a->op.row.id);
-
-#define text(...)                                                            \
-    snprintf((char *) r->text.data + r->text.len,                            \
-             r->text.cap - r->text.len, __VA_ARGS__)
-
-    at[0] = r->text.len;
-    len = text("Offload-Attempt: %u", a->op.row.attempts);
-    r->text.len += (size_t) len + 1;
-
-    at[1] = r->text.len;
-    len = text("Idempotency-Key: %.*s", ZONE_ID_TEXT, id);
-    r->text.len += (size_t) len + 1;
-
-    at[2] = r->text.len;
-    len = text("Offload-Job-Id: %.*s %.*s", ZONE_ID_TEXT, id,
-               (int) r->view.context.len, r->view.context.data);
-    r->text.len += (size_t) len + 1;
-
-#undef text
-
-    for (i = 0; i < 3; i++) {
-        if (i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY)) {
-            continue;
-        }
-
-        if (replay_line(r, &n, (char *) r->text.data + at[i]) != 0) {
-            return -1;
-        }
-    }
-
-    if (!host && replay_line(r, &n, (char *) (uintptr_t) "Host:") != 0) {
-        return -1;
-    }
-
-    for (i = 0; i < n; i++) {
-        r->lines[i].next = i + 1 < n ? &r->lines[i + 1] : replay_silent;
-    }
-
-    set(CURLOPT_HTTPHEADER, r->lines);
-
-    /* a request without a Host was one of HTTP/1.0, and is again */
-
-    set(CURLOPT_HTTP_VERSION, host ? (long) CURL_HTTP_VERSION_1_1
-                                   : (long) CURL_HTTP_VERSION_1_0);
-    set(CURLOPT_FORBID_REUSE, host ? 0L : 1L);
+    memcpy(h->entrance, e->data, e->len);
+    h->entrance[e->len] = '\0';
 
     return 0;
 }
@@ -324,112 +223,28 @@ replay_body_file(struct offloadd *d, struct attempt *a)
 }
 
 
-/*
- * A large body may have been sent long before its answer comes: then its
- * memory is given back.  For that the strings before it move to memory of
- * their own.
- */
-
 static int
-replay_split(struct attempt *a)
+replay_set(struct offloadd *d, struct attempt *a)
 {
-    size_t              i, head;
-    const char         *from, *to;
-    struct replay      *r = &a->replay;
-    struct zone_str    *strings[] = {
-        &r->view.method, &r->view.entrance, &r->view.uri, &r->view.queue,
-        &r->view.context, &r->view.headers
-    };
+    CURL           *easy;
+    struct replay  *r = &a->replay;
 
-    head = a->op.request.len - r->view.body.len;
-    r->head.len = 0;
-
-    if (buf_append(&r->head, a->op.request.data, head) != 0) {
+    r->handle = replay_get_handle(d);
+    if (r->handle == NULL) {
         return -1;
     }
 
-    from = (const char *) a->op.request.data;
-    to = (const char *) r->head.data;
+    easy = r->handle->easy;
 
-    for (i = 0; i < ARRAY_LENGTH(strings); i++) {
-        strings[i]->data = to + (strings[i]->data - from);
-    }
-
-    return 0;
-}
-
-
-static int
-replay_method_is(const struct replay *r, const char *name)
-{
-    return r->view.method.len == strlen(name)
-           && memcmp(r->view.method.data, name, r->view.method.len) == 0;
-}
-
-
-/*
- * HEAD has no use for a body, and libcurl no way to send one.  POST, PUT and
- * PATCH without one say so (Content-Length: 0).
- */
-
-static int
-replay_body(struct attempt *a)
-{
-    struct replay  *r = &a->replay;
-    uint64_t        size = r->view.fixed.body_size;
-
-    set(CURLOPT_HTTPGET, 1L);                   /* undoes what follows */
-
-    if (replay_method_is(r, "HEAD")) {
-        set(CURLOPT_NOBODY, 1L);
-        return 0;
-    }
-
-    if (r->body_fd != -1 || size > REPLAY_POSTFIELDS_MAX) {
-        set(CURLOPT_UPLOAD, 1L);
-        set(CURLOPT_INFILESIZE_LARGE, (curl_off_t) size);
-        return 0;
-    }
-
-    if (size > 0 || replay_method_is(r, "POST") || replay_method_is(r, "PUT")
-        || replay_method_is(r, "PATCH"))
+    if (replay_set_attempt(a, easy) != 0
+        || replay_set_entrance(d, r, easy) != 0
+        || request_set(a, easy) != 0
+        || curl_multi_add_handle(d->loop.multi, easy) != CURLM_OK)
     {
-        set(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) size);
-        set(CURLOPT_POSTFIELDS, size ? r->view.body.data : "");
-    }
-
-    return 0;
-}
-
-
-static int
-replay_target(struct attempt *a)
-{
-    char            method[64];
-    size_t          len;
-    uint8_t        *uri;
-    struct replay  *r = &a->replay;
-
-    if (r->view.method.len >= sizeof(method)) {
+        replay_put_handle(d, r->handle);
+        r->handle = NULL;
         return -1;
     }
-
-    memcpy(method, r->view.method.data, r->view.method.len);
-    method[r->view.method.len] = '\0';
-
-    set(CURLOPT_CUSTOMREQUEST, method);
-
-    len = r->view.uri.len;
-
-    if (buf_reserve(&r->text, len + 1) != 0) {
-        return -1;
-    }
-
-    uri = r->text.data + r->text.len;
-    memcpy(uri, r->view.uri.data, len);
-    uri[len] = '\0';
-
-    set(CURLOPT_REQUEST_TARGET, (char *) uri);
 
     return 0;
 }
@@ -453,6 +268,7 @@ replay_start(struct offloadd *d, struct attempt *a)
     r->begun = 0;
     r->resend = 0;
     r->body_lost = 0;
+    r->text.len = 0;
 
     wrong = zone_request_parse(&r->view, a->op.request.data,
                                a->op.request.len);
@@ -469,32 +285,11 @@ replay_start(struct offloadd *d, struct attempt *a)
         return -1;
     }
 
-    if (r->view.body.len > REPLAY_POSTFIELDS_MAX && replay_split(a) != 0) {
+    if (r->view.body.len > REPLAY_POSTFIELDS_MAX && request_split(a) != 0) {
         return -1;
     }
 
-    r->text.len = 0;
-
-    /* the target first: text may move while it grows */
-
-    if (replay_handle(d, a) != 0 || replay_entrance(d, r) != 0
-        || replay_target(a) != 0 || replay_headers(a) != 0
-        || replay_body(a) != 0
-        || curl_easy_setopt(r->easy, CURLOPT_TIMEOUT_MS,
-                            (long) (r->view.fixed.timeout_s * 1000ull))
-           != CURLE_OK)
-    {
-        (void) snprintf(r->error, sizeof(r->error), "out of memory");
-        return -1;
-    }
-
-    if (curl_multi_add_handle(d->loop.multi, r->easy) != CURLM_OK) {
-        return -1;
-    }
-
-    r->active = 1;
-
-    return 0;
+    return replay_set(d, a);
 }
 
 
@@ -505,9 +300,10 @@ replay_stop(struct offloadd *d, struct attempt *a)
 {
     struct replay  *r = &a->replay;
 
-    if (r->active) {
-        r->active = 0;
-        (void) curl_multi_remove_handle(d->loop.multi, r->easy);
+    if (r->handle) {
+        (void) curl_multi_remove_handle(d->loop.multi, r->handle->easy);
+        replay_put_handle(d, r->handle);
+        r->handle = NULL;
     }
 
     if (r->body_fd != -1) {
@@ -520,10 +316,6 @@ replay_stop(struct offloadd *d, struct attempt *a)
 void
 replay_free(struct replay *r)
 {
-    if (r->easy) {
-        curl_easy_cleanup(r->easy);
-    }
-
     free(r->lines);
     buf_free(&r->text);
     buf_free(&r->head);
@@ -638,7 +430,7 @@ replay_read(char *to, size_t size, size_t n, void *ctx)
 
     if (r->body_sent == r->view.fixed.body_size) {
         r->view.body.data = NULL;
-        buf_free(&a->op.request);               /* see replay_split() */
+        buf_free(&a->op.request);               /* see request_split() */
     }
 
     return room;
@@ -707,8 +499,9 @@ replay_outcome(struct attempt *a, CURLcode code)
     if (!r->begun) {
         if (r->connect_errno == 0 && code == CURLE_COULDNT_CONNECT) {
             err = 0;
-            (void) curl_easy_getinfo(r->easy, CURLINFO_OS_ERRNO, &err);
-            r->connect_errno = (int) err;
+            (void) curl_easy_getinfo(r->handle->easy, CURLINFO_OS_ERRNO,
+                                     &err);
+            r->connect_errno = err || r->fd == -1 ? (int) err : EAGAIN;
         }
 
         return code == CURLE_OPERATION_TIMEDOUT ? REPLAY_TIMEOUT
@@ -722,7 +515,8 @@ replay_outcome(struct attempt *a, CURLcode code)
     status = 0;
 
     if (code != CURLE_OK
-        || curl_easy_getinfo(r->easy, CURLINFO_RESPONSE_CODE, &status)
+        || curl_easy_getinfo(r->handle->easy, CURLINFO_RESPONSE_CODE,
+                             &status)
            != CURLE_OK
         || status < 200 || status > 999 || !a->result.complete)
     {

@@ -239,12 +239,12 @@ result_in_list(const char *list, const char *name, size_t len)
 static int
 result_connection_names(const struct result *r, const char *name, size_t len)
 {
-    const char  *p, *end;
+    size_t       i;
+    const char  *p;
 
-    p = (const char *) r->raw.data;
-    end = p + r->raw.len;
+    for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
+        p = (const char *) r->raw.data + i;
 
-    for ( /* void */ ; p < end; p += strlen(p) + 1) {
         if (strncasecmp(p, "Connection:", 11) == 0
             && result_in_list(p + 11, name, len))
         {
@@ -328,13 +328,14 @@ result_finish(struct result *r, const char *store, const uint8_t *id,
     uint32_t status)
 {
     char         from[PATH_MAX], to[PATH_MAX];
-    const char  *p, *end;
+    size_t       i;
+    const char  *p;
 
-    p = (const char *) r->raw.data;
-    end = p + r->raw.len;
     r->headers.len = 0;
 
-    for ( /* void */ ; p < end; p += strlen(p) + 1) {
+    for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
+        p = (const char *) r->raw.data + i;
+
         if (result_keep(r, p) != 0) {
             r->err = ENOMEM;
             return -1;

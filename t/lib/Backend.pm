@@ -7,8 +7,8 @@ package Backend;
 #     gate=name     answer when opened      size=n        n bytes of content
 #     chunked=1     without a length        gzip=1        with an encoding
 #     h=Name:value  one more header line    type=t        of the content
-#     cut=n         attempts 1..n: closed without an answer
 #     close=head    closed after the header; close=body: half-way the body
+#     cut=n         attempts 1..n only: like close=, or without any answer
 #
 # Without size= the answer is a JSON document that says what was received.
 # It speaks HTTP/1.x, FastCGI, SCGI and uwsgi, one port each.  The journal has
@@ -514,7 +514,10 @@ sub _request {
     my ($attempt) = map { $_->[1] } grep { lc $_->[0] eq 'offload-attempt' }
                     @{ $req->{headers} };
 
-    if ($q{cut} && ($attempt // 1) <= $q{cut}) {
+    if ($q{cut} && ($attempt // 1) > $q{cut}) {
+        delete $q{close};
+
+    } elsif ($q{cut} && !$q{close}) {
         $c->{cut} = 1;
         return _close($c);
     }

@@ -104,7 +104,8 @@ sub response {
         my $bits = '';
 
         vec($bits, fileno $s, 1) = 1;
-        return 0 if $eof || $left <= 0 || select($bits, undef, undef, $left) < 1;
+        return 0 if $eof || $left <= 0
+                    || select($bits, undef, undef, $left) < 1;
 
         my $n = sysread $s, $buf, 1 << 18, length $buf;
 

@@ -31,6 +31,7 @@ use Time::HiRes qw(time sleep);
 use Backend;
 use Http;
 use Ports;
+use Util qw(alive parent pids read_file title wait_until write_file);
 
 our $ROOT = abs_path(dirname(__FILE__) . '/../..');
 our $USER = 'www-data';
@@ -50,6 +51,9 @@ sub import {
 
 sub build_dir { abs_path($ENV{OFFLOAD_BUILD} // "$ROOT/build") }
 sub asan { build_dir() =~ m{/asan$} }
+
+# with named places to die at
+sub failpoints_dir { asan() ? build_dir() : build_dir() . '/failpoints' }
 
 
 my $SERVER = <<'EOT';
@@ -297,7 +301,9 @@ sub offloadd {
 sub policy {
     my ($self, $zone) = @_;
 
-    return decode_json(read_file(($zone // $self->{zone_dir}) . '/policy.json'));
+    $zone //= $self->{zone_dir};
+
+    return decode_json(read_file("$zone/policy.json"));
 }
 
 
@@ -320,7 +326,9 @@ sub reload {
         my @new = grep { !$old{$_} } $self->workers;
 
         return @new >= $self->{workers}
-               && ($o{drain} // 1 ? !grep { alive($_) } keys %old : 1);
+               && !grep { $o{drain} // 1 ? alive($_)
+                                         : title($_) =~ /worker process$/ }
+                  keys %old;
     }) && substr($self->log, $mark) !~ /\[emerg\]/;
 }
 
@@ -352,55 +360,26 @@ sub stop {
 }
 
 
+# One that is about to be executed is not in the list yet: none must be seen
+# five times in a row.
+
 sub stop_offloadd {
     my ($self, %o) = @_;
-    my @pids = $self->offloadds;
+    my ($none, %told) = (0);
+    my @pids;
 
-    kill $o{signal} // 'TERM', @pids;
-
-    if (!wait_until(20, sub { !grep { alive($_) } @pids })) {
+    if (!wait_until(20, sub {
+        @pids = $self->offloadds;
+        kill $o{signal} // 'TERM', $_ for grep { !$told{$_}++ } @pids;
+        $none = @pids ? 0 : $none + 1;
+        $none >= 5 }))
+    {
         fail("offloadd stopped in time: @pids");
         kill 'KILL', @pids;
         return 0;
     }
 
     return 1;
-}
-
-
-# ---- processes
-
-sub pids {
-    opendir my $dir, '/proc' or die "/proc: $!\n";
-    return grep { /^\d+$/ && $_ != $$ } readdir $dir;
-}
-
-
-sub stat_of {
-    my ($pid) = @_;
-
-    open my $fh, '<', "/proc/$pid/stat" or return;
-    my $line = <$fh> // return;
-
-    return $line =~ /^\d+ \(.*\) (\S) (\d+)/s;
-}
-
-
-sub alive { my ($state) = stat_of($_[0]); $state && $state !~ /[ZX]/ }
-sub parent { my (undef, $ppid) = stat_of($_[0]); $ppid }
-
-
-sub title {
-    my ($pid) = @_;
-
-    open my $fh, '<', "/proc/$pid/cmdline" or return '';
-    local $/;
-    my $line = <$fh> // '';
-
-    $line =~ s/\0+$//;
-    $line =~ tr/\0/ /;
-
-    return $line;
 }
 
 
@@ -661,41 +640,6 @@ END {
 
         $? = $code;
     }
-}
-
-
-# ---- odds and ends
-
-sub wait_until {
-    my ($seconds, $what) = @_;
-    my $deadline = time + $seconds;
-
-    while (1) {
-        my $value = $what->();
-
-        return $value if $value;
-        return if time >= $deadline;
-        sleep 0.02;
-    }
-}
-
-
-sub read_file {
-    my ($name) = @_;
-
-    open my $fh, '<:raw', $name or die "$name: $!\n";
-    local $/;
-
-    return <$fh> // '';
-}
-
-
-sub write_file {
-    my ($name, $text) = @_;
-
-    open my $fh, '>:raw', $name or die "$name: $!\n";
-    print $fh $text;
-    close $fh or die "$name: $!\n";
 }
 
 1;

@@ -1,0 +1,296 @@
+/*
+ * The LMDB engine: what goes through many jobs (recovery, expiry), and the
+ * look-ups of the sweep.  Store thread, or main before there is one.  Each
+ * part is a transaction of its own or one of several; a kill leaves the rest
+ * for the next time.
+ */
+
+#include "offloadd_lmdb.h"
+
+#include <string.h>
+
+
+#define LMDB_RECOVER_BATCH    1000              /* jobs in a transaction */
+
+
+static int lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor,
+    uint64_t seq, uint64_t tombstone_ms, uint64_t now_ms,
+    struct engine_error *e);
+
+
+/*
+ * The jobs that have a request are those that are not settled.  Running ones
+ * become queued, a thousand in a transaction; the cursor starts anew after
+ * each commit.
+ */
+
+static int
+lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
+    struct engine_error *e)
+{
+    int               rc, n;
+    MDB_val           key, data, value;
+    MDB_cursor       *cursor;
+    MDB_cursor_op     op;
+    struct store_job  row;
+
+    rc = mdb_cursor_open(m->txn, m->db[LMDB_REQUESTS], &cursor);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    key.mv_data = from;
+    key.mv_size = sizeof(*from);
+    op = MDB_SET_RANGE;
+
+    for (n = 0; n < LMDB_RECOVER_BATCH; n++) {
+        rc = mdb_cursor_get(cursor, &key, &data, op);
+        if (rc) {
+            break;
+        }
+
+        op = MDB_NEXT;
+        memcpy(from, key.mv_data, sizeof(*from));
+
+        rc = lmdb_get_row(m, m->txn, *from, &row, e);
+
+        if (rc == 0 && row.state == STORE_RUNNING) {
+            row.state = STORE_QUEUED;
+            value.mv_data = &row;
+            value.mv_size = sizeof(row);
+            rc = lmdb_put(m, LMDB_JOBS, &key, &value, e);
+        }
+
+        if (rc == 0 && row.state == STORE_QUEUED) {
+            rc = scan(ctx, *from, &row);
+        }
+
+        if (rc == -1) {
+            mdb_cursor_close(cursor);
+            return -1;
+        }
+
+        ++*from;
+        rc = 0;
+    }
+
+    mdb_cursor_close(cursor);
+
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    return n == LMDB_RECOVER_BATCH;
+}
+
+
+int
+lmdb_recover(void *self, engine_scan scan, void *ctx, struct engine_error *e)
+{
+    int           more;
+    uint64_t      from;
+    struct lmdb  *m = self;
+
+    from = 0;
+
+    do {
+        if (engine_lmdb.begin(m, e) != 0) {
+            return -1;
+        }
+
+        more = lmdb_recover_some(m, &from, scan, ctx, e);
+
+        if (more == -1) {
+            engine_lmdb.abort(m);
+            return -1;
+        }
+
+        ZONE_FAILPOINT("recover.before-commit");
+
+        if (engine_lmdb.commit(m, e) != 0) {
+            return -1;
+        }
+
+    } while (more);
+
+    return 0;
+}
+
+
+/* Read only: the row of an id, or -1 when there is none. */
+
+static int
+lmdb_lookup(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct store_job *row)
+{
+    int                  rc;
+    MDB_txn             *txn;
+    MDB_val              key, data;
+    struct engine_error  e;
+
+    if (m->env == NULL
+        || mdb_txn_begin(m->env, NULL, MDB_RDONLY, &txn) != 0)
+    {
+        return 0;                               /* not known: keep it */
+    }
+
+    key.mv_data = (void *) (uintptr_t) id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    rc = mdb_get(txn, m->db[LMDB_IDS], &key, &data);
+
+    if (rc == 0 && data.mv_size == sizeof(*seq)) {
+        memcpy(seq, data.mv_data, sizeof(*seq));
+        rc = lmdb_get_row(m, txn, *seq, row, &e);
+        rc = rc == 0 ? 1 : rc == ENGINE_NOT_FOUND ? -1 : 0;
+
+    } else {
+        rc = rc == MDB_NOTFOUND ? -1 : 0;
+    }
+
+    mdb_txn_abort(txn);
+
+    return rc;
+}
+
+
+int
+lmdb_wants_body(void *self, const uint8_t *id)
+{
+    int               rc;
+    uint64_t          seq;
+    struct store_job  row;
+
+    rc = lmdb_lookup(self, id, &seq, &row);
+
+    return rc == 0 || (rc == 1 && (row.state == STORE_QUEUED
+                                   || row.state == STORE_RUNNING));
+}
+
+
+int
+lmdb_wants_blob(void *self, const uint8_t *id)
+{
+    int               rc;
+    uint64_t          seq;
+    struct store_job  row;
+
+    rc = lmdb_lookup(self, id, &seq, &row);
+
+    return rc == 0 || (rc == 1 && (row.state == STORE_COMPLETED
+                                   || row.state == STORE_FAILED)
+                       && (row.flags & STORE_HAS_RESULT));
+}
+
+
+static uint64_t
+lmdb_big_endian(const uint8_t *p)
+{
+    int       i;
+    uint64_t  n;
+
+    for (i = 0, n = 0; i < 8; i++) {
+        n = n << 8 | p[i];
+    }
+
+    return n;
+}
+
+
+int
+lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
+    struct engine_error *e)
+{
+    int                      n, rc;
+    MDB_val                  key, data;
+    uint64_t                 at;
+    MDB_cursor              *cursor;
+    struct lmdb             *m = self;
+    struct store_expiry_key  expiry;
+
+    rc = mdb_cursor_open(m->txn, m->db[LMDB_EXPIRY], &cursor);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
+    }
+
+    m->txn_first_expiry = UINT64_MAX;
+
+    for (n = 0; ; n++) {
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_FIRST);
+        if (rc || key.mv_size != sizeof(expiry)) {
+            break;
+        }
+
+        memcpy(&expiry, key.mv_data, sizeof(expiry));
+        at = lmdb_big_endian(expiry.expires_ms);
+
+        if (at > now_ms || n == max) {
+            m->txn_first_expiry = at;
+            break;
+        }
+
+        if (lmdb_expire_one(m, cursor, lmdb_big_endian(expiry.seq),
+                            tombstone_ms, now_ms, e) != 0)
+        {
+            rc = -1;
+            break;
+        }
+    }
+
+    mdb_cursor_close(cursor);
+
+    if (rc == -1) {
+        return -1;
+    }
+
+    return rc == 0 || rc == MDB_NOTFOUND ? n
+                                         : lmdb_fail(e, rc, STORE_DB_EXPIRY);
+}
+
+
+/* A settled job becomes a tombstone, a tombstone goes. */
+
+static int
+lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
+    uint64_t tombstone_ms, uint64_t now_ms, struct engine_error *e)
+{
+    int               rc;
+    MDB_val           key;
+    struct store_job  row;
+
+    rc = mdb_cursor_del(cursor, 0);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
+    }
+
+    rc = lmdb_get_row(m, m->txn, seq, &row, e);
+    if (rc != 0) {
+        return rc == ENGINE_NOT_FOUND ? 0 : -1;
+    }
+
+    if (lmdb_drop_result(m, seq, &row, e) != 0) {
+        return -1;
+    }
+
+    if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
+        row.state = STORE_EXPIRED;
+        row.flags = 0;
+        row.type_len = 0;
+        row.message_len = 0;
+        row.result_size = 0;
+        row.expires_ms = now_ms + tombstone_ms;
+
+        return lmdb_finish(m, seq, &row, sizeof(row), e);
+    }
+
+    key.mv_data = row.id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    if (lmdb_del(m, LMDB_IDS, &key, e) != 0) {
+        return -1;
+    }
+
+    lmdb_seq_key(&key, &seq);
+
+    return lmdb_del(m, LMDB_JOBS, &key, e);
+}

@@ -1,0 +1,171 @@
+/*
+ * The policy decides where offloadd writes and how much it runs at once.  What
+ * it does not understand whole it has to refuse, and say which key it was.
+ */
+
+#include "../tap.h"
+#include "../../../src/worker/offloadd.h"
+
+
+static const char *const  pairs[][2] = {
+    { "layout", "1" },
+    { "zone", "\"jobs\"" },
+    { "path", "\"/dev/shm/x\"" },
+    { "store", "\"/dev/shm/x/store\"" },
+    { "durability", "\"memory\"" },
+    { "concurrency", "128" },
+    { "ttl_ms", "3600000" },
+    { "tombstone_ms", "86400000" },
+    { "leave_ms", "10000" },
+    { "log", "\"\"" },
+    { "log_level", "\"info\"" },
+};
+
+#define PAIRS  ((int) ARRAY_LENGTH(pairs))
+
+
+/* The good policy without key `leave`, or with another value for it. */
+
+static int
+parse(struct policy *p, int leave, const char *value, struct policy_error *e)
+{
+    int   i;
+    char  text[4096];
+
+    strcpy(text, "{");
+
+    for (i = 0; i < PAIRS; i++) {
+        if (i == leave && value == NULL) {
+            continue;
+        }
+
+        (void) snprintf(text + strlen(text), sizeof(text) - strlen(text),
+                        "%s\"%s\":%s", strlen(text) > 1 ? "," : "",
+                        pairs[i][0], i == leave ? value : pairs[i][1]);
+    }
+
+    strcat(text, "}");
+    memset(e, 0, sizeof(*e));
+
+    return policy_parse(p, text, strlen(text), "file", e);
+}
+
+
+static void
+test_good(void)
+{
+    struct policy        p, q;
+    struct policy_error  e;
+
+    is(parse(&p, -1, NULL, &e), 0, "a good policy is read");
+    ok(strcmp(p.zone, "jobs") == 0 && strcmp(p.path, "/dev/shm/x") == 0
+       && strcmp(p.store, "/dev/shm/x/store") == 0, "its strings");
+    ok(p.concurrency == 128 && p.ttl_ms == 3600000
+       && p.tombstone_ms == 86400000 && p.leave_ms == 10000, "its numbers");
+    ok(p.durability == DURABILITY_MEMORY && p.log_level == LOG_INFO,
+       "its words");
+
+    must(parse(&q, 5, "1", &e) == 0);
+    ok(policy_fixed_differs(&p, &q) == NULL, "concurrency is live");
+
+    must(parse(&q, 3, "\"/elsewhere\"", &e) == 0);
+    like(policy_fixed_differs(&p, &q), "store", "the store is fixed");
+
+    must(parse(&q, 4, "\"disk\"", &e) == 0);
+    like(policy_fixed_differs(&p, &q), "durability", "durability is fixed");
+}
+
+
+static void
+test_missing(void)
+{
+    int                  i;
+    char                 want[64];
+    struct policy        p;
+    struct policy_error  e;
+
+    for (i = 0; i < PAIRS; i++) {
+        (void) snprintf(want, sizeof(want), "\"%s\" is missing", pairs[i][0]);
+        is(parse(&p, i, NULL, &e), -1, "without %s", pairs[i][0]);
+        like(e.text, want, "which is named");
+    }
+}
+
+
+static void
+test_values(void)
+{
+    int                  i;
+    char                 text[512], name[256];
+    struct policy        p;
+    struct policy_error  e;
+
+    static const struct {
+        int          key;
+        const char  *value, *says;
+    } bad[] = {
+        { 0, "2", "this offloadd knows 1" },
+        { 1, "\"\"", "\"zone\" has 0 characters" },
+        { 1, "7", "\"zone\" is not a string" },
+        { 2, "\"relative\"", "absolute path" },
+        { 4, "\"tape\"", "\"memory\" or \"disk\"" },
+        { 5, "0", "must be 1 to" },
+        { 5, "100001", "must be 1 to 100000" },
+        { 5, "-1", "must be 1 to" },
+        { 5, "1.5", "not an integer" },
+        { 5, "\"9\"", "not an integer" },
+        { 5, "null", "not an integer" },
+        { 6, "0", "\"ttl_ms\" is 0" },
+        { 6, "99999999999999999", "\"ttl_ms\"" },
+        { 10, "\"loud\"", "debug, info, notice, warn or error" },
+        { 9, "1,\"extra\":1", "\"log\" is not a string" },
+        { 9, "\"\",\"extra\":1", "unknown key \"extra\"" },
+        { 9, "\"\",\"zone\":\"b\"", "duplicate" },
+        { 9, "\"a\\u0000b\"", "file:1:" },
+    };
+
+    for (i = 0; i < (int) ARRAY_LENGTH(bad); i++) {
+        is(parse(&p, bad[i].key, bad[i].value, &e), -1, "%s: %s",
+           pairs[bad[i].key][0], bad[i].value);
+        like(e.text, bad[i].says, "says why");
+    }
+
+    memset(name, 'x', sizeof(name));
+    name[ZONE_PATH_MAX] = '\0';
+    (void) snprintf(text, sizeof(text), "\"/%s\"", name);
+    is(parse(&p, 2, text, &e), -1, "a path that no socket's name holds");
+
+    name[ZONE_PATH_MAX - 1] = '\0';
+    (void) snprintf(text, sizeof(text), "\"/%s\"", name);
+    is(parse(&p, 2, text, &e), 0, "the longest path");
+}
+
+
+static void
+test_syntax(void)
+{
+    struct policy        p;
+    struct policy_error  e;
+
+    is(policy_parse(&p, "{\n \"zone\": }", 12, "file", &e), -1, "no JSON");
+    like(e.text, "file:2:", "with its line");
+    is(policy_parse(&p, "", 0, "file", &e), -1, "an empty file");
+    is(policy_parse(&p, "[]", 2, "file", &e), -1, "an array");
+    is(policy_load(&p, "/nonexistent/policy.json", &e), -1, "no file");
+    like(e.text, "/nonexistent/policy.json: No such file", "which is named");
+    is(policy_load(&p, "/", &e), -1, "a directory");
+}
+
+
+int
+main(void)
+{
+    tap_begin();
+
+    test_good();
+    test_missing();
+    test_values();
+    test_syntax();
+
+    return tap_end();
+}
