@@ -120,6 +120,7 @@ sub all_done {
 {
     my $log = "$n->{prefix}/load";
     my $port = $n->port;
+    my $parent = $$;
     my $child = fork // die;
 
     if (!$child) {
@@ -127,7 +128,7 @@ sub all_done {
         $SIG{TERM} = sub { close $fh; POSIX::_exit(0) };
         $fh->autoflush(1);
 
-        while (1) {
+        while (getppid == $parent) {
             my $r = Http::request($port, 'POST', '/load?delay=20',
                                   body => 'load');
             my $job = Offload::job($r);

@@ -1,7 +1,7 @@
 /*
  * offloadd's main: arguments, and the order of starting and stopping.  One
- * process in the foreground for one zone; the lock on the
- * zone's lock file makes sure of the one, for as long as the process lives.
+ * process in the foreground for one zone; the lock on the zone's lock file
+ * makes sure of the one, for as long as the process lives.
  *
  * Exit codes: 0 left in order, 1 could not work (the reason is in the log),
  * 2 wrong arguments.

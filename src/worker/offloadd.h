@@ -42,6 +42,7 @@
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
+ *      offloadd_multi.c     libcurl's multi handles and sockets
  *      offloadd_loop.c      epoll, timers, signals
  */
 
@@ -523,6 +524,10 @@ struct sched {
     struct job_table  table;
     struct job_queue  queue;
     uint32_t          running;                  /* attempts in all stages */
+    uint32_t          epoch;                    /* see sched_pace() */
+    uint32_t          young;                    /* attempts of this epoch */
+    uint64_t          epoch_ms;                 /* mono: its start */
+    uint64_t          paced_until;              /* UINT64_MAX: not held up */
     uint32_t          lent;                     /* to the drain, or back in a
                                                    batch not yet seen */
     uint64_t          settled;
@@ -638,6 +643,7 @@ struct attempt {
     struct offloadd  *daemon;
     uint32_t          job;                      /* JOB_NONE: canceled */
     uint32_t          stage;
+    uint32_t          epoch;
     uint64_t          started_us;               /* mono */
     uint64_t          service_us;
     uint64_t          delay_ms;                 /* REQUEUE: in memory */
@@ -692,14 +698,26 @@ enum loop_stop {
     LOOP_HAND_BACK                              /* SIGTERM */
 };
 
+#define LOOP_MULTIS           32                /* see offloadd_multi.c */
+
+struct multi {
+    struct offloadd  *daemon;
+    CURLM            *curl;
+    uint64_t          at;                       /* mono ms; UINT64_MAX: no */
+    int               ready;                    /* something may have ended */
+};
+
+struct loop_fd {
+    uint8_t           state;                    /* enum multi_fd */
+    uint8_t           multi;                    /* whose it is */
+};
+
 struct loop {
     int               epoll;
     int               signals;
-    CURLM            *multi;
-    uint64_t          curl_at;                  /* mono ms; UINT64_MAX: no */
-    uint8_t          *fds;                      /* enum loop_fd, by fd */
+    struct multi      multis[LOOP_MULTIS];
+    struct loop_fd   *fds;                      /* of libcurl's, by fd */
     uint32_t          nfds;
-    int               added;                    /* handles: curl has to run */
     uint64_t          tick_at;
     uint64_t          stop_at;                  /* hand back: give up then */
     uint64_t          no_lane_since;            /* 0: some lane is held */
@@ -716,8 +734,19 @@ void loop_free(struct offloadd *d);
 void loop_submit(struct offloadd *d, struct store_op *op);
 int loop_held(struct offloadd *d);              /* looks now */
 void loop_fatal(struct offloadd *d);            /* hand back, exit 1 */
-int loop_add_socket(struct offloadd *d, int fd);
-int loop_close_socket(void *ctx, curl_socket_t fd);
+
+
+/* offloadd_multi.c */
+
+int multi_init(struct offloadd *d, uint32_t nfds);
+void multi_free(struct offloadd *d);
+void multi_limits(struct offloadd *d);
+CURLM *multi_of(struct offloadd *d, const struct replay_handle *h);
+int multi_add_socket(struct offloadd *d, int fd);
+int multi_close_socket(void *ctx, curl_socket_t fd);
+void multi_ready(struct offloadd *d, int fd, uint32_t events);
+void multi_run(struct offloadd *d);
+uint64_t multi_next(const struct offloadd *d);
 
 
 /* offloadd_recover.c */

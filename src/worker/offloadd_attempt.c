@@ -105,6 +105,9 @@ attempt_link(struct offloadd *d, struct attempt *a)
 
     d->attempts.active = a;
     d->sched.running++;
+
+    a->epoch = d->sched.epoch;
+    d->sched.young++;
 }
 
 
@@ -122,6 +125,10 @@ attempt_unlink(struct offloadd *d, struct attempt *a)
     }
 
     d->sched.running--;
+
+    if (a->epoch == d->sched.epoch) {
+        d->sched.young--;
+    }
 }
 
 
@@ -176,10 +183,7 @@ attempt_started(struct offloadd *d, struct attempt *a)
 
     if (replay_start(d, a) != 0) {
         attempt_ended(d, a, CURLE_FAILED_INIT);
-        return;
     }
-
-    d->loop.added = 1;
 }
 
 
@@ -296,7 +300,7 @@ attempt_unreached(struct offloadd *d, struct attempt *a)
         && ++job->unreachable >= ATTEMPT_UNREACHABLE)
     {
         (void) snprintf(a->message, sizeof(a->message), "nginx's replay "
-                        "entrance was unreachable %u times: %s",
+                        "entrance was unreachable %d times: %s",
                         ATTEMPT_UNREACHABLE, text);
         attempt_settle(d, a, STORE_ERROR_UNREACHABLE);
         return;

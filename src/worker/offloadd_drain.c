@@ -124,15 +124,14 @@ drain_next(struct store *s, uint32_t lane, struct engine_error *e,
     }
 
     if (rc == -1) {
-        if (zone_broken(&s->daemon->zone)) {
-            return 0;                           /* the loop's tick says so */
+        atomic_store(&l->corrupt, 1);
+
+        if (!zone_broken(&s->daemon->zone)) {   /* else the loop says so */
+            log_text(LOG_ERROR, "lane %u is corrupt and set aside until the "
+                     "worker is restarted; the jobs still in it can not be "
+                     "read: %s", lane, ze.text);
         }
 
-        log_text(LOG_ERROR, "lane %u is corrupt and set aside until the "
-                 "worker is restarted; the jobs still in it can not be read: "
-                 "%s", lane, ze.text);
-
-        atomic_store(&l->corrupt, 1);
         return 0;
     }
 
@@ -284,8 +283,18 @@ drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
  * saves a transaction and the way there and back.
  */
 
+static void
+drain_give_back(struct store *s, struct attempt *a)
+{
+    pthread_mutex_lock(&s->mutex);
+    a->next = s->lent;
+    s->lent = a;
+    pthread_mutex_unlock(&s->mutex);
+}
+
+
 static struct attempt *
-drain_borrow(struct store *s)
+drain_borrow(struct store *s, const void *request, size_t size)
 {
     struct attempt  *a;
 
@@ -298,17 +307,32 @@ drain_borrow(struct store *s)
 
     pthread_mutex_unlock(&s->mutex);
 
+    if (a) {
+        a->op.request.len = 0;
+
+        if (buf_append(&a->op.request, request, size) != 0) {
+            drain_give_back(s, a);
+            return NULL;                        /* then it waits its turn */
+        }
+    }
+
     return a;
 }
 
 
 static void
-drain_give_back(struct store *s, struct attempt *a)
+drain_reject(struct drain_item *item, const char *wrong)
 {
-    pthread_mutex_lock(&s->mutex);
-    a->next = s->lent;
-    s->lent = a;
-    pthread_mutex_unlock(&s->mutex);
+    struct log_line  l;
+
+    item->kind = DRAIN_REJECT;
+
+    if (log_begin(&l, LOG_ERROR, "a record is not a request and is skipped")) {
+        log_id(&l, "job", item->record.id);
+        log_uint(&l, "lane", item->lane);
+        log_str(&l, "error", wrong);
+        log_end(&l);
+    }
 }
 
 
@@ -325,33 +349,11 @@ drain_job(struct store *s, struct drain_item *item,
     wrong = zone_request_parse(&view, zone_record_payload(rec),
                                item->record.payload);
     if (wrong) {
-        struct log_line  l;
-
-        if (log_begin(&l, LOG_ERROR, "a record is not a request and is "
-                                     "skipped"))
-        {
-            log_id(&l, "job", item->record.id);
-            log_uint(&l, "lane", item->lane);
-            log_str(&l, "error", wrong);
-            log_end(&l);
-        }
-
-        item->kind = DRAIN_REJECT;
+        drain_reject(item, wrong);
         return 0;
     }
 
-    a = drain_borrow(s);
-
-    if (a) {
-        a->op.request.len = 0;
-
-        if (buf_append(&a->op.request, zone_record_payload(rec),
-                       item->record.payload) != 0)
-        {
-            drain_give_back(s, a);
-            a = NULL;
-        }
-    }
+    a = drain_borrow(s, zone_record_payload(rec), item->record.payload);
 
     memset(&in, 0, sizeof(in));
     in.record = &item->record;
@@ -569,11 +571,20 @@ drain_finish(struct store *s, struct store_batch *b)
 
     /*
      * What the loop has to know is written down before the heads move: the
-     * records are gone then.
+     * records are gone then.  Cancels come last: one from this lane may be
+     * read before its job is from another.
      */
 
     for (i = 0; i < s->nitems; i++) {
-        drain_item_done(s, b, &s->items[i]);
+        if (s->items[i].kind != DRAIN_CANCEL) {
+            drain_item_done(s, b, &s->items[i]);
+        }
+    }
+
+    for (i = 0; i < s->nitems; i++) {
+        if (s->items[i].kind == DRAIN_CANCEL) {
+            drain_item_done(s, b, &s->items[i]);
+        }
     }
 
     for (i = 0; i < s->daemon->zone.geo.lanes; i++) {

@@ -44,6 +44,8 @@ static int lmdb_open_dbs(struct lmdb *m, MDB_txn *txn,
     struct engine_error *e);
 static int lmdb_check_meta(struct lmdb *m, MDB_txn *txn,
     struct engine_error *e);
+static int lmdb_read_next_seq(struct lmdb *m, MDB_txn *txn,
+    struct engine_error *e);
 
 
 int
@@ -185,10 +187,9 @@ lmdb_open_dbs(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
 static int
 lmdb_check_meta(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
 {
-    int          rc;
-    uint32_t     layout;
-    MDB_val      key, data;
-    MDB_cursor  *cursor;
+    int       rc;
+    uint32_t  layout;
+    MDB_val   key, data;
 
     key.mv_data = "layout";
     key.mv_size = 6;
@@ -222,7 +223,22 @@ lmdb_check_meta(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
         return lmdb_fail(e, rc, "the store's layout");
     }
 
+    return lmdb_read_next_seq(m, txn, e);
+}
+
+
+/* The number that is written down, but never below what is there. */
+
+static int
+lmdb_read_next_seq(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
+{
+    int          rc;
+    MDB_val      key, data;
+    uint64_t     last;
+    MDB_cursor  *cursor;
+
     m->next_seq = 1;
+    m->first_expiry = 0;                        /* not known: look */
 
     key.mv_data = "next_seq";
     key.mv_size = 8;
@@ -233,22 +249,17 @@ lmdb_check_meta(struct lmdb *m, MDB_txn *txn, struct engine_error *e)
         memcpy(&m->next_seq, data.mv_data, sizeof(m->next_seq));
     }
 
-    /* never below what is there */
-
     rc = mdb_cursor_open(txn, m->db[LMDB_JOBS], &cursor);
     if (rc) {
         return lmdb_fail(e, rc, STORE_DB_JOBS);
     }
 
     if (mdb_cursor_get(cursor, &key, &data, MDB_LAST) == 0) {
-        uint64_t  last;
-
         memcpy(&last, key.mv_data, sizeof(last));
         m->next_seq = last >= m->next_seq ? last + 1 : m->next_seq;
     }
 
     mdb_cursor_close(cursor);
-    m->first_expiry = 0;                        /* not known: look */
 
     return 0;
 }

@@ -3,10 +3,6 @@
  * timers; one tick a second.  Main thread.  It decides when the worker
  * leaves: by a signal, when nginx is gone, or when the zone is not the zone
  * any more.
- *
- * libcurl wants to be told about a socket only while a request is under way,
- * and says so twice for each.  Sockets stay registered for reading all their
- * life instead: a connection that is kept alive costs no epoll_ctl() at all.
  */
 
 #include "offloadd.h"
@@ -24,20 +20,8 @@
 #define LOOP_STOP_MS          10000             /* to hand back */
 
 
-/* What epoll knows of an fd, and what libcurl wants of it. */
-enum loop_fd {
-    LOOP_FD_IN = 1,
-    LOOP_FD_OUT = 2,
-    LOOP_FD_WANTED = 4
-};
-
-
-static int loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx,
-    void *sp);
-static int loop_on_timer(CURLM *multi, long ms, void *ctx);
 static void loop_wait(struct offloadd *d);
 static void loop_fd_ready(struct offloadd *d, int fd, uint32_t events);
-static void loop_curl(struct offloadd *d);
 static void loop_batches(struct offloadd *d);
 static void loop_signal(struct offloadd *d);
 static void loop_tick(struct offloadd *d);
@@ -101,10 +85,7 @@ loop_files(void)
 static void
 loop_limits(struct offloadd *d)
 {
-    long  keep;
-
-    keep = d->policy.concurrency < 16 ? 32 : (long) d->policy.concurrency * 2;
-    (void) curl_multi_setopt(d->loop.multi, CURLMOPT_MAXCONNECTS, keep);
+    multi_limits(d);
 
     if (d->policy.concurrency + 64 > d->loop.nfds) {
         log_text(LOG_WARN, "concurrency is %u, but only %u files may be open: "
@@ -120,27 +101,18 @@ loop_init(struct offloadd *d)
     struct loop  *l = &d->loop;
 
     l->ops_last = &l->ops;
-    l->curl_at = UINT64_MAX;
-    l->nfds = loop_files();
-    l->fds = calloc(l->nfds, 1);
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
     l->signals = loop_signals();
-    l->multi = curl_multi_init();
 
-    if (l->fds == NULL || l->epoll == -1 || l->signals == -1
-        || l->multi == NULL || loop_epoll_add(l, l->signals) == -1
-        || loop_epoll_add(l, d->store.loop_event) == -1)
+    if (l->epoll == -1 || l->signals == -1
+        || loop_epoll_add(l, l->signals) == -1
+        || loop_epoll_add(l, d->store.loop_event) == -1
+        || multi_init(d, loop_files()) != 0)
     {
         log_text(LOG_ERROR, "the event loop: %s", strerror(errno));
         return -1;
     }
 
-    (void) curl_multi_setopt(l->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
-    (void) curl_multi_setopt(l->multi, CURLMOPT_SOCKETFUNCTION,
-                             loop_on_socket);
-    (void) curl_multi_setopt(l->multi, CURLMOPT_SOCKETDATA, d);
-    (void) curl_multi_setopt(l->multi, CURLMOPT_TIMERFUNCTION, loop_on_timer);
-    (void) curl_multi_setopt(l->multi, CURLMOPT_TIMERDATA, d);
     loop_limits(d);
 
     (void) loop_held(d);
@@ -154,9 +126,7 @@ loop_free(struct offloadd *d)
 {
     struct loop  *l = &d->loop;
 
-    if (l->multi) {
-        (void) curl_multi_cleanup(l->multi);
-    }
+    multi_free(d);
 
     if (l->epoll > 0) {
         close(l->epoll);
@@ -165,8 +135,6 @@ loop_free(struct offloadd *d)
     if (l->signals > 0) {
         close(l->signals);
     }
-
-    free(l->fds);
 }
 
 
@@ -215,116 +183,10 @@ loop_fatal(struct offloadd *d)
 }
 
 
-/* libcurl: sockets */
-
-int
-loop_add_socket(struct offloadd *d, int fd)
-{
-    if ((uint32_t) fd >= d->loop.nfds) {
-        errno = EMFILE;
-        return -1;
-    }
-
-    if (loop_epoll_add(&d->loop, fd) == -1) {
-        return -1;
-    }
-
-    d->loop.fds[fd] = LOOP_FD_IN;
-
-    return 0;
-}
-
-
-int
-loop_close_socket(void *ctx, curl_socket_t fd)
-{
-    struct offloadd  *d = ctx;
-
-    if ((uint32_t) fd < d->loop.nfds) {
-        d->loop.fds[fd] = 0;
-    }
-
-    return close(fd);                           /* epoll forgets it, too */
-}
-
-
-static int
-loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *sp)
-{
-    uint8_t             mask;
-    struct offloadd    *d = ctx;
-    struct epoll_event  ev;
-
-    (void) easy;
-    (void) sp;
-
-    if ((uint32_t) fd >= d->loop.nfds) {
-        return -1;
-    }
-
-    mask = d->loop.fds[fd];
-
-    if (what == CURL_POLL_REMOVE) {
-        if (mask == 0) {
-            return 0;                           /* closed already */
-        }
-
-        mask &= LOOP_FD_IN|LOOP_FD_OUT;
-
-    } else {
-        mask |= LOOP_FD_WANTED;
-    }
-
-    /* reading stays on, writing only while wanted: it is always possible */
-
-    memset(&ev, 0, sizeof(ev));
-    ev.data.fd = fd;
-    ev.events = EPOLLIN;
-
-    if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT) {
-        ev.events |= EPOLLOUT;
-    }
-
-    if (((mask & LOOP_FD_OUT) != 0) != ((ev.events & EPOLLOUT) != 0)
-        || !(mask & LOOP_FD_IN))
-    {
-        if (epoll_ctl(d->loop.epoll,
-                      mask & LOOP_FD_IN ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd,
-                      &ev)
-            == -1)
-        {
-            log_text(LOG_ERROR, "epoll_ctl: %s", strerror(errno));
-            return -1;
-        }
-
-        mask = (uint8_t) ((mask & LOOP_FD_WANTED) | LOOP_FD_IN
-                          | (ev.events & EPOLLOUT ? LOOP_FD_OUT : 0));
-    }
-
-    d->loop.fds[fd] = mask;
-
-    return 0;
-}
-
-
-static int
-loop_on_timer(CURLM *multi, long ms, void *ctx)
-{
-    struct offloadd  *d = ctx;
-
-    (void) multi;
-
-    d->loop.curl_at = ms < 0 ? UINT64_MAX : mono_ms() + (uint64_t) ms;
-
-    return 0;
-}
-
-
 static void
 loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
 {
-    int        running, mask;
-    uint64_t   count;
+    uint64_t  count;
 
     if (fd == d->store.loop_event) {
         (void) !read(fd, &count, sizeof(count));
@@ -336,59 +198,7 @@ loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
         return;
     }
 
-    if (!(d->loop.fds[fd] & LOOP_FD_WANTED)) {
-
-        /* an idle connection was closed; libcurl will see it in time */
-
-        (void) epoll_ctl(d->loop.epoll, EPOLL_CTL_DEL, fd, NULL);
-        d->loop.fds[fd] &= (uint8_t) ~(LOOP_FD_IN|LOOP_FD_OUT);
-        return;
-    }
-
-    mask = (events & (EPOLLIN|EPOLLHUP) ? CURL_CSELECT_IN : 0)
-           | (events & EPOLLOUT ? CURL_CSELECT_OUT : 0)
-           | (events & EPOLLERR ? CURL_CSELECT_ERR : 0);
-
-    (void) curl_multi_socket_action(d->loop.multi, fd, mask, &running);
-}
-
-
-/* Whatever of libcurl's is due, and all that ended. */
-
-static void
-loop_curl(struct offloadd *d)
-{
-    int              running, left;
-    char            *private;
-    CURLMsg         *msg;
-    CURLcode         code;
-    struct attempt  *a;
-
-    do {
-        if (d->loop.added || d->loop.curl_at <= mono_ms()) {
-            d->loop.added = 0;
-            d->loop.curl_at = UINT64_MAX;
-            (void) curl_multi_socket_action(d->loop.multi,
-                                            CURL_SOCKET_TIMEOUT, 0, &running);
-        }
-
-        while ((msg = curl_multi_info_read(d->loop.multi, &left)) != NULL) {
-            if (msg->msg != CURLMSG_DONE) {
-                continue;
-            }
-
-            code = msg->data.result;
-            private = NULL;
-            (void) curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE,
-                                     &private);
-            a = (struct attempt *) (void *) private;
-
-            if (a && a->stage == ATTEMPT_REPLAYING) {
-                attempt_ended(d, a, code);
-            }
-        }
-
-    } while (d->loop.added);
+    multi_ready(d, fd, events);
 }
 
 
@@ -553,8 +363,12 @@ loop_timeout(struct offloadd *d)
     now = mono_ms();
     at = d->loop.tick_at;
 
-    if (d->loop.curl_at < at) {
-        at = d->loop.curl_at;
+    if (multi_next(d) < at) {
+        at = multi_next(d);
+    }
+
+    if (d->sched.paced_until < at) {
+        at = d->sched.paced_until;
     }
 
     if (queue_next_due(&d->sched.queue) < at) {
@@ -617,7 +431,7 @@ loop_run(struct offloadd *d)
 
         loop_wait(d);
         loop_batches(d);
-        loop_curl(d);
+        multi_run(d);
     }
 
     return code;

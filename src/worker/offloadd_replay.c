@@ -52,7 +52,7 @@ replay_set_handle(struct offloadd *d, CURL *easy)
     set(CURLOPT_MAXAGE_CONN, 30L);
     set(CURLOPT_BUFFERSIZE, 65536L);
     set(CURLOPT_OPENSOCKETFUNCTION, replay_open);
-    set(CURLOPT_CLOSESOCKETFUNCTION, loop_close_socket);
+    set(CURLOPT_CLOSESOCKETFUNCTION, multi_close_socket);
     set(CURLOPT_CLOSESOCKETDATA, d);
     set(CURLOPT_PREREQFUNCTION, replay_before);
     set(CURLOPT_READFUNCTION, replay_read);
@@ -149,9 +149,8 @@ replay_set_attempt(struct attempt *a, CURL *easy)
 
 
 /*
- * libcurl's cache of connections is searched by host, one by one.  So each
- * entrance is a host, and for each handle another: it finds its connection of
- * last time at once.  The requests' own Host lines are the stored ones.
+ * Each entrance is a host of its own to libcurl's cache of connections.  The
+ * requests' own Host lines are the stored ones.
  */
 
 static int
@@ -173,8 +172,7 @@ replay_set_entrance(struct offloadd *d, struct replay *r, CURL *easy)
         return -1;
     }
 
-    (void) snprintf(url, sizeof(url), "http://%.*s.%u/", (int) e->len,
-                    e->data, h->number);
+    (void) snprintf(url, sizeof(url), "http://%.*s/", (int) e->len, e->data);
     (void) snprintf(name, sizeof(name), "r.%.*s.sock", (int) e->len, e->data);
 
     if (zone_path(path, sizeof(path), d->policy.path, name) != 0) {
@@ -239,7 +237,7 @@ replay_set(struct offloadd *d, struct attempt *a)
     if (replay_set_attempt(a, easy) != 0
         || replay_set_entrance(d, r, easy) != 0
         || request_set(a, easy) != 0
-        || curl_multi_add_handle(d->loop.multi, easy) != CURLM_OK)
+        || curl_multi_add_handle(multi_of(d, r->handle), easy) != CURLM_OK)
     {
         replay_put_handle(d, r->handle);
         r->handle = NULL;
@@ -301,7 +299,8 @@ replay_stop(struct offloadd *d, struct attempt *a)
     struct replay  *r = &a->replay;
 
     if (r->handle) {
-        (void) curl_multi_remove_handle(d->loop.multi, r->handle->easy);
+        (void) curl_multi_remove_handle(multi_of(d, r->handle),
+                                        r->handle->easy);
         replay_put_handle(d, r->handle);
         r->handle = NULL;
     }
@@ -338,7 +337,7 @@ replay_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
     fd = socket(address->family,
                 address->socktype|SOCK_CLOEXEC|SOCK_NONBLOCK, 0);
 
-    if (fd == -1 || loop_add_socket(a->daemon, fd) != 0) {
+    if (fd == -1 || multi_add_socket(a->daemon, fd) != 0) {
         a->replay.connect_errno = errno;
 
         if (fd != -1) {

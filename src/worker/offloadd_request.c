@@ -117,23 +117,15 @@ request_stored_lines(struct replay *r, uint32_t *n, int *host)
 }
 
 
-/* The stored lines, ours, and what silences libcurl's own. */
+/* Ours, after the stored ones; the last is nginx's, who takes it out. */
 
 static int
-request_set_headers(struct attempt *a, CURL *easy)
+request_own_lines(struct attempt *a, uint32_t *n)
 {
-    int             host, len;
+    int             i, len;
     char            id[ZONE_ID_TEXT];
     size_t          at[3];
-    uint32_t        i, n;
     struct replay  *r = &a->replay;
-
-    n = 0;
-    host = 0;
-
-    if (request_stored_lines(r, &n, &host) != 0) {
-        return -1;
-    }
 
     r->text.len = 0;
 
@@ -143,33 +135,58 @@ request_set_headers(struct attempt *a, CURL *easy)
 
     zone_id_format(id, a->op.row.id);
 
-#define text(...)                                                            \
-    snprintf((char *) r->text.data + r->text.len,                            \
-             r->text.cap - r->text.len, __VA_ARGS__)
+    for (i = 0; i < 3; i++) {
+        char   *to = (char *) r->text.data + r->text.len;
+        size_t  room = r->text.cap - r->text.len;
 
-    at[0] = r->text.len;
-    len = text("Offload-Attempt: %u", a->op.row.attempts);
-    r->text.len += (size_t) len + 1;
+        if (i == 0) {
+            len = snprintf(to, room, "Offload-Attempt: %u",
+                           a->op.row.attempts);
 
-    at[1] = r->text.len;
-    len = text("Idempotency-Key: %.*s", ZONE_ID_TEXT, id);
-    r->text.len += (size_t) len + 1;
+        } else if (i == 1) {
+            len = snprintf(to, room, "Idempotency-Key: %.*s", ZONE_ID_TEXT,
+                           id);
 
-    at[2] = r->text.len;
-    len = text("Offload-Job-Id: %.*s %.*s", ZONE_ID_TEXT, id,
-               (int) r->view.context.len, r->view.context.data);
-    r->text.len += (size_t) len + 1;
+        } else {
+            len = snprintf(to, room, "Offload-Job-Id: %.*s %.*s",
+                           ZONE_ID_TEXT, id, (int) r->view.context.len,
+                           r->view.context.data);
+        }
 
-#undef text
+        at[i] = r->text.len;
+        r->text.len += (size_t) len + 1;        /* with its NUL */
+    }
 
     for (i = 0; i < 3; i++) {
         if (i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY)) {
             continue;
         }
 
-        if (request_line(r, &n, (char *) r->text.data + at[i]) != 0) {
+        if (request_line(r, n, (char *) r->text.data + at[i]) != 0) {
             return -1;
         }
+    }
+
+    return 0;
+}
+
+
+/* The stored lines, ours, and what silences libcurl's own. */
+
+static int
+request_set_headers(struct attempt *a, CURL *easy)
+{
+    int             host;
+    uint32_t        i, n;
+    struct replay  *r = &a->replay;
+
+    n = 0;
+    host = 0;
+
+    if (request_stored_lines(r, &n, &host) != 0
+        || request_own_lines(a, &n) != 0)
+    {
+        return -1;
     }
 
     if (!host && request_line(r, &n, (char *) (uintptr_t) "Host:") != 0) {

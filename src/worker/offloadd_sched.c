@@ -16,6 +16,8 @@
 
 #define SCHED_BACKOFF_MS      500
 #define SCHED_BACKOFF_MAX_MS  30000
+#define SCHED_EPOCH_MS        5
+#define SCHED_YOUNG           64
 
 
 static void sched_event(struct offloadd *d, struct store_event *ev);
@@ -329,6 +331,41 @@ sched_lend(struct offloadd *d, int64_t capacity)
 }
 
 
+/*
+ * How many attempts may begin.  A backend that answers at once is served by a
+ * few connections, and a thousand of them only cost caches; one that takes
+ * its time gets as many as the policy says.  So attempts are held back while
+ * many are younger than an epoch: a slow backend's grow by SCHED_YOUNG in
+ * each, a fast one's end before they count again.
+ */
+
+static int64_t
+sched_pace(struct offloadd *d)
+{
+    int64_t        capacity, young;
+    uint64_t       now;
+    struct sched  *s = &d->sched;
+
+    now = mono_ms();
+
+    if (now - s->epoch_ms >= SCHED_EPOCH_MS) {
+        s->epoch_ms = now;
+        s->epoch++;
+        s->young = 0;
+    }
+
+    capacity = (int64_t) d->policy.concurrency - s->running - s->lent;
+    young = SCHED_YOUNG - (int64_t) s->young - s->lent;
+
+    if (young < capacity) {
+        s->paced_until = s->epoch_ms + SCHED_EPOCH_MS;
+        return young;
+    }
+
+    return capacity;
+}
+
+
 void
 sched_dispatch(struct offloadd *d)
 {
@@ -337,6 +374,7 @@ sched_dispatch(struct offloadd *d)
     uint32_t       i;
     struct sched  *s = &d->sched;
 
+    s->paced_until = UINT64_MAX;
     queue_due(&s->queue, &s->table, mono_ms());
 
     if (d->loop.stop != LOOP_GO_ON || !d->loop.held) {
@@ -350,7 +388,12 @@ sched_dispatch(struct offloadd *d)
         sched_unlend(d);
     }
 
-    capacity = (int64_t) d->policy.concurrency - s->running - s->lent;
+    capacity = sched_pace(d);
+
+    if (capacity < 0) {                         /* there is less of it now */
+        sched_unlend(d);
+        capacity = sched_pace(d);
+    }
 
     for (n = 0; i != JOB_NONE && capacity > 0 && n < LOOP_DISPATCH_MAX; n++) {
         queue_take(&s->queue, &s->table, i);
@@ -365,6 +408,7 @@ sched_dispatch(struct offloadd *d)
     }
 
     if (i == JOB_NONE) {
+        s->paced_until = UINT64_MAX;
         sched_lend(d, capacity);
     }
 }

@@ -43,24 +43,24 @@ static void store_wait(struct store *s);
 void *
 store_main(void *arg)
 {
-    int            stop;
+    int            stop, worked;
     struct store  *s = arg;
 
     s->last_sweep = mono_ms();
 
     for ( ;; ) {
         stop = store_take_ops(s);
-
-        if (mono_ms() >= s->retry_at && store_round(s)) {
-            continue;
-        }
+        worked = mono_ms() >= s->retry_at && store_round(s);
 
         if (stop && (s->todo == NULL || s->failures)) {
-            return NULL;
+            return NULL;                        /* whatever the rings hold */
         }
 
         store_upkeep(s);
-        store_wait(s);
+
+        if (!worked) {
+            store_wait(s);
+        }
     }
 }
 
@@ -247,10 +247,10 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
 static void
 store_failpoints(struct store *s)
 {
-    struct store_op  *op;
+    struct store_op  **link;
 
-    for (op = s->todo; op && s->applied != &op->next; op = op->next) {
-        switch (op->type) {
+    for (link = &s->todo; link != s->applied; link = &(*link)->next) {
+        switch ((*link)->type) {
         case STORE_OP_START:
             ZONE_FAILPOINT("attempt.after-commit");
             break;
