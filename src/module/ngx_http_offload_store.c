@@ -57,6 +57,7 @@ ngx_http_offload_store_job(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
     }
 
     st = rt->store;
+    seq = 0;
 
     rc = mdb_txn_renew(st->txn);
     if (rc != 0) {

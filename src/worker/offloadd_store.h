@@ -1,0 +1,269 @@
+/*
+ * The store's side of the worker: operations and batches between the two
+ * threads, the engine behind them, the drain.  Included by offloadd.h, which
+ * has the rules; the struct store at the end says what belongs to whom.
+ */
+
+#ifndef OFFLOADD_STORE_H
+#define OFFLOADD_STORE_H
+
+
+/* offloadd_batch.c, offloadd_store.c: operations in, batches out */
+
+enum store_op_type {
+    STORE_OP_START = 1,                         /* queued -> running */
+    STORE_OP_SETTLE,                            /* running -> an end */
+    STORE_OP_REQUEUE,                           /* running -> queued */
+    STORE_OP_ANSWER                             /* a CQ entry to post */
+};
+
+enum store_op_result {
+    STORE_OP_DONE = 0,
+    STORE_OP_STALE,                             /* the row says otherwise:
+                                                   canceled meanwhile */
+    STORE_OP_LOST                               /* done, but its request is
+                                                   not in the store */
+};
+
+struct store_op {
+    struct store_op         *next;
+    uint32_t                 type;
+    uint32_t                 result;
+    uint64_t                 seq;
+
+    /*
+     * The job's row.  START fills it in as it is from then on; SETTLE takes
+     * state, error, strikes, http_status, finished_ms and result_size from
+     * it, REQUEUE strikes and not_before_ms; attempts is the lease of both.
+     */
+    struct store_job         row;
+    struct buf               request;           /* START: its copy */
+
+    const char              *type_text;         /* SETTLE: row.type_len */
+    const char              *message;           /* SETTLE: message_len */
+    const struct buf        *headers;           /* SETTLE: NULL: no result */
+    const struct buf        *body;              /* SETTLE: inline, or NULL */
+
+    uint32_t                 lane;              /* ANSWER */
+    struct zone_completion   answer;
+};
+
+enum store_event_type {
+    STORE_EVENT_JOB = 1,                        /* a new job */
+    STORE_EVENT_SLOT,                           /* a known job's slot */
+    STORE_EVENT_REJECT,                         /* its slot is to be freed */
+    STORE_EVENT_CANCEL                          /* canceled or discarded */
+};
+
+/* What the drain learned and the loop has to know. */
+struct store_event {
+    uint32_t         type;
+    uint32_t         lane;
+    uint32_t         slot;
+    uint32_t         has_slot;                  /* JOB */
+    uint64_t         seq;                       /* CANCEL: 0: not active */
+    uint8_t          id[ZONE_ID_SIZE];
+    uint64_t         token;                     /* CANCEL */
+    uint32_t         result;                    /* CANCEL: ..._completion */
+    struct attempt  *attempt;                   /* JOB: started at once */
+};
+
+/* All that one commit made true: events first, then operations. */
+struct store_batch {
+    struct store_batch  *next;
+    struct store_op     *ops;
+    uint32_t             n;
+    uint32_t             cap;
+    struct store_event  *events;
+};
+
+/*
+ * The engine: what a store has to be able to do, called by the store thread
+ * only (by main before there is one).  Everything between begin and commit
+ * becomes true together or, after abort, not at all.  Functions return 0 or
+ * -1 with a text in error; those that can find a job otherwise than expected
+ * say so by a positive value.
+ */
+
+#define ENGINE_KNOWN          1                 /* insert: id is there */
+#define ENGINE_STALE          2                 /* the row's state forbids */
+#define ENGINE_NOT_FOUND      3
+
+struct engine_error {
+    int   err;                                  /* errno or the engine's */
+    char  text[384];
+};
+
+/* A job to insert, and what it became. */
+struct engine_insert {
+    const struct zone_record       *record;
+    const struct zone_request_view *view;
+    const void                     *payload;
+    size_t                          size;
+    uint64_t                        now_ms;
+    int                             start;      /* insert as RUNNING */
+    uint64_t                        seq;        /* out */
+    struct store_job                row;        /* out; KNOWN: as stored */
+};
+
+struct engine_cancel {
+    const uint8_t  *id;
+    uint64_t        now_ms;
+    uint64_t        ttl_ms;
+    uint64_t        seq;                        /* out; 0: was not active */
+};
+
+typedef int (*engine_scan)(void *ctx, uint64_t seq,
+    const struct store_job *row);
+
+struct engine {
+    int       (*open)(void **self, const struct policy *p,
+                   struct engine_error *e);
+    void      (*close)(void *self);
+    int       (*begin)(void *self, struct engine_error *e);
+    int       (*commit)(void *self, struct engine_error *e);
+    void      (*abort)(void *self);
+    /* How many bytes of new jobs may be taken, of those wanted, such that
+     * room is left to finish them? */
+    int       (*room)(void *self, uint64_t *bytes, struct engine_error *e);
+    int       (*insert)(void *self, struct engine_insert *i,
+                   struct engine_error *e);
+    int       (*start)(void *self, struct store_op *op, uint64_t now_ms,
+                   struct engine_error *e);
+    int       (*settle)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*requeue)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*cancel)(void *self, struct engine_cancel *c,
+                   struct engine_error *e);
+    /* At most max; how many. */
+    int       (*expire)(void *self, uint64_t now_ms, uint64_t tombstone_ms,
+                   int max, struct engine_error *e);
+    uint64_t  (*first_expiry)(void *self);      /* unix ms, UINT64_MAX: none */
+    uint64_t  (*next_seq)(void *self);
+    /* Recovery: every job that is not settled, in order; RUNNING ones are
+     * made QUEUED.  Own transactions. */
+    int       (*recover)(void *self, engine_scan scan, void *ctx,
+                   struct engine_error *e);
+    /* Does this job still want its spooled body (its blob)?  Read only. */
+    int       (*wants_body)(void *self, const uint8_t *id);
+    int       (*wants_blob)(void *self, const uint8_t *id);
+    void      (*upkeep)(void *self);            /* each 10 s or so */
+};
+
+extern const struct engine  engine_lmdb;
+
+struct drain_lane {
+    struct zone_consumer  consumer;
+    struct zone_bell      bell;
+    _Atomic uint32_t      corrupt;              /* set aside */
+    uint32_t              ring;                 /* answers were posted */
+    uint32_t              taken;                /* records in this batch */
+};
+
+struct drain_item {
+    struct zone_record    record;               /* private copy */
+    uint32_t              lane;
+    uint32_t              kind;                 /* enum drain_kind */
+    uint64_t              seq;
+    struct store_job      row;
+    struct attempt       *attempt;
+    uint32_t              result;               /* cancel's */
+};
+
+struct answer {
+    uint32_t                lane;
+    uint32_t                tries;
+    struct zone_completion  c;
+};
+
+struct store {
+    struct offloadd      *daemon;
+    const struct engine  *engine;
+    void                 *self;                 /* the engine's */
+    pthread_t             thread;
+    int                   running;
+
+    /* Shared by the two threads, under the mutex. */
+    pthread_mutex_t       mutex;
+    struct store_op      *ops;                  /* loop -> store */
+    struct store_op     **ops_last;
+    struct store_batch   *batches;              /* store -> loop */
+    struct store_batch  **batches_last;
+    struct attempt       *lent;                 /* capacity: see sched_lend */
+    int                   stop;
+
+    _Atomic uint32_t      store_sleeping;
+    _Atomic uint32_t      loop_sleeping;
+    int                   store_event;          /* eventfds */
+    int                   loop_event;
+    _Atomic uint64_t      ttl_ms;               /* live policy */
+    _Atomic uint64_t      tombstone_ms;
+
+    /* The store thread's own. */
+    struct store_op      *todo;                 /* taken, not committed */
+    struct store_op     **todo_last;
+    struct store_op     **applied;              /* up to here, in this txn */
+    struct drain_lane    *lanes;
+    uint32_t              first_lane;           /* rotates: fairness */
+    struct drain_item    *items;
+    uint32_t              nitems;
+    uint32_t              items_cap;
+    struct answer        *pending;              /* CQ was full */
+    uint32_t              npending;
+    uint32_t              pending_cap;
+    int                   bell;                 /* socket to ring with */
+    int                   wake;                 /* worker.wake */
+    uint32_t              failures;             /* in a row */
+    uint32_t              failed;               /* since it last was fine */
+    uint64_t              failed_at;            /* mono ms */
+    uint64_t              retry_at;             /* mono ms */
+    uint64_t              error_logged;         /* mono ms */
+    uint64_t              last_upkeep;
+    uint64_t              last_sweep;
+    uint64_t              last_pending;
+    int                   full;                 /* no room for new jobs */
+    uint64_t              full_until;           /* mono ms: look again */
+};
+
+int store_init(struct store *s, struct offloadd *d, struct engine_error *e);
+int store_start(struct store *s);
+void *store_main(void *arg);                    /* the store thread */
+int store_take_ops(struct store *s);
+void store_give(struct store *s, struct store_batch *b);
+void store_submit(struct store *s, struct store_op *first,
+    struct store_op **last);
+struct store_batch *store_take(struct store *s);
+void store_batch_free(struct store_batch *b);
+void store_stop(struct store *s);               /* finishes what is there */
+int store_drained(struct store *s);             /* all rings are empty */
+int store_batch_reserve(struct store_batch *b, uint32_t n);
+struct store_event *store_event_add(struct store_batch *b);
+
+
+/* offloadd_drain.c (store thread) */
+
+enum drain_kind {
+    DRAIN_JOB = 1,
+    DRAIN_KNOWN,                                /* drained before a kill */
+    DRAIN_CANCEL,
+    DRAIN_REJECT                                /* not a request */
+};
+
+int drain_init(struct store *s, struct zone_error *e);
+uint64_t drain_pending(struct store *s);        /* bytes in the rings */
+/* Into the open transaction: how many records, -1 on an engine's error. */
+int drain_read(struct store *s, uint32_t max, struct engine_error *e);
+/* After the commit (into the batch), after an abort. */
+void drain_finish(struct store *s, struct store_batch *b);
+void drain_undo(struct store *s);
+
+
+/* offloadd_answer.c (store thread) */
+
+void answer_post(struct store *s, uint32_t lane,
+    const struct zone_completion *c);
+void answer_retry(struct store *s);             /* those that found it full */
+void answer_bells(struct store *s);
+
+#endif /* OFFLOADD_STORE_H */
