@@ -375,7 +375,7 @@ ngx_http_offload_accept_conf(ngx_conf_t *cf,
 
     olcf = location->olcf;
 
-    copy = ngx_pnalloc(cf->pool, sizeof(void *) * ngx_http_max_module);
+    copy = ngx_palloc(cf->pool, sizeof(void *) * ngx_http_max_module);
     clcf = ngx_palloc(cf->pool, sizeof(ngx_http_core_loc_conf_t));
 
     if (copy == NULL || clcf == NULL) {
