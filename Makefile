@@ -21,7 +21,7 @@ LDLIBS   := -lcurl -llmdb -ljansson -lpthread
 ZONE_SRC   := $(wildcard src/zone/*.c)
 WORKER_SRC := $(wildcard src/worker/*.c)
 MODULE_SRC := $(wildcard src/module/*.c)
-UNIT_SRC   := $(wildcard t/unit/*.c)
+UNIT_SRC   := $(wildcard t/unit/*.c t/unit/worker/*.c)
 SOURCES    := $(ZONE_SRC) $(WORKER_SRC) $(MODULE_SRC)
 
 ZONE_OBJ   := $(ZONE_SRC:%.c=$(B)/obj/%.o)
@@ -87,6 +87,13 @@ $(B)/unit/%: t/unit/%.c $(ZONE_OBJ) Makefile
 	@mkdir -p $(@D)
 	@echo "  cc         $<"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -o $@ $< $(ZONE_OBJ) $(LDLIBS)
+
+# Those of the worker have all of it but its main().
+$(B)/unit/worker/%: t/unit/worker/%.c $(WORKER_OBJ) $(ZONE_OBJ) Makefile
+	@mkdir -p $(@D)
+	@echo "  cc         $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -o $@ $< \
+	    $(filter-out %/offloadd.o,$(WORKER_OBJ)) $(ZONE_OBJ) $(LDLIBS)
 
 -include $(ZONE_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(UNITS:=.d)
 

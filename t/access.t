@@ -119,7 +119,22 @@ is $doc->{status}, 'completed', 'limit_req: the replay is not counted';
 is $n->request('POST', '/limit/x', body => 'x')->{status}, 429,
     'limit_req: the next request is';
 
-my @slow = map { $n->submit(POST => "/conn/$_?gate=c", body => 'x') } 1 .. 4;
+# a connection is counted until nginx has done with it, a moment after the
+# client has its answer: 503 until then
+
+sub admitted {
+    my ($uri) = @_;
+    my $job;
+
+    Offload::wait_until(10, sub {
+        $job = Offload::job($n->request(POST => $uri, body => 'x')) });
+
+    return $job;
+}
+
+my @slow = map { admitted("/conn/$_?gate=c") } 1 .. 4;
+
+is scalar(grep { $_ } @slow), 4, 'limit_conn: all four are accepted';
 
 ok $b->wait_for(4, event => 'request') &&
    Offload::wait_until(10, sub {
