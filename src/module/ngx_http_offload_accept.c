@@ -266,6 +266,13 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     zone_slot_fill(&rt->producer, (uint32_t) slot, &job);
     zone_sq_publish(&rt->producer);
 
+    if (zone_broken(&rt->zone)) {
+
+        /* the file was cut short under the record: nobody will read it */
+
+        return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
+    }
+
     ctx->id_set = 1;
 
     ngx_http_offload_rt_wake(rt);
