@@ -30,7 +30,7 @@ static const char  *ngx_http_offload_states[] = {
 
 static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored"
+    "result-not-stored", "request-lost"
 };
 
 

@@ -172,7 +172,7 @@ attempt_started(struct offloadd *d, struct attempt *a)
     if (a->op.result == STORE_OP_LOST) {
         (void) snprintf(a->message, sizeof(a->message),
                         "the request is not in the store");
-        attempt_settle(d, a, STORE_ERROR_LOST);
+        attempt_settle(d, a, STORE_ERROR_REQUEST);
         return;
     }
 
@@ -261,7 +261,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
     default:
         (void) snprintf(a->message, sizeof(a->message), "the request's body "
                         "is lost: its file is gone or of another size");
-        attempt_settle(d, a, STORE_ERROR_LOST);
+        attempt_settle(d, a, STORE_ERROR_REQUEST);
         break;
     }
 }
@@ -407,7 +407,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 
 static const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored"
+    "result-not-stored", "request-lost"
 };
 
 

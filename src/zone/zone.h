@@ -109,8 +109,13 @@ struct zone_worker {
     _Atomic uint64_t  service_us;               /* one attempt, smoothed;
                                                    0: nothing measured */
     _Atomic uint64_t  settled;
-    _Atomic uint64_t  spare;
+    _Atomic uint32_t  refusing;                 /* ZONE_REFUSING_*: what would
+                                                   come now is refused */
+    uint32_t          spare;
 };
+
+#define ZONE_REFUSING_FULL    0x01              /* no room in the store */
+#define ZONE_REFUSING_FAILED  0x02              /* the store can't be written */
 
 
 /* One writer to a cache line. */
@@ -187,10 +192,17 @@ enum zone_record_type {
     ZONE_RECORD_CANCEL                          /* no payload */
 };
 
+/*
+ * Of a record with a token.  NONE -> TAKEN -> COMMITTED is offloadd's way,
+ * the second step after the commit.  Until then nginx, which has waited long
+ * enough, may set WITHDRAWN: then the job is undone before it is scheduled.
+ * All steps are compare-and-swap; COMMITTED and WITHDRAWN are final.
+ */
 enum zone_record_claim {
     ZONE_CLAIM_NONE = 0,
-    ZONE_CLAIM_TAKEN,                           /* CAS by offloadd */
-    ZONE_CLAIM_WITHDRAWN                        /* CAS by nginx */
+    ZONE_CLAIM_TAKEN,
+    ZONE_CLAIM_WITHDRAWN,
+    ZONE_CLAIM_COMMITTED
 };
 
 struct zone_record {
@@ -213,7 +225,8 @@ struct zone_record {
 enum zone_completion_result {
     ZONE_DONE = 0,                              /* done as asked */
     ZONE_NOT_FOUND,                             /* no such job any more */
-    ZONE_FAILED                                 /* the store refused */
+    ZONE_FAILED,                                /* the store failed */
+    ZONE_NO_ROOM                                /* the store is full */
 };
 
 struct zone_completion {

@@ -21,6 +21,7 @@
 
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
+#define ZONE_REQUEST_AT_MOST_ONCE 0x0004    /* an attempt begun is the last */
 
 struct zone_request {
     uint16_t  layout;

@@ -57,13 +57,15 @@ enum store_error {
     STORE_ERROR_TIMEOUT,                        /* "timeout" */
     STORE_ERROR_CUT_OFF,                        /* "cut-off" */
     STORE_ERROR_UNREACHABLE,                    /* "unreachable" */
-    STORE_ERROR_LOST,                           /* "lost" */
+    STORE_ERROR_LOST,                           /* "lost": at most once */
     STORE_ERROR_RESULT,                         /* "result-not-stored" */
+    STORE_ERROR_REQUEST,                        /* "request-lost" */
     STORE_ERRORS
 };
 
 #define STORE_HAS_RESULT      0x01              /* a row in results */
 #define STORE_DISCARDED       0x02              /* deleted by the client */
+#define STORE_AT_MOST_ONCE    0x04              /* see zone_request.h */
 
 struct store_job {
     uint16_t  layout;
