@@ -25,19 +25,11 @@ static ngx_int_t ngx_http_offload_submit(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf);
 static ngx_int_t ngx_http_offload_spool(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, u_char id[ZONE_ID_TEXT]);
-static ngx_int_t ngx_http_offload_refuse(ngx_http_request_t *r,
-    const ngx_http_offload_problem_t *problem);
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_zone_full = {
     NGX_HTTP_SERVICE_UNAVAILABLE, 5, "zone-full", "No room for another job",
     "Jobs arrive faster than they can be stored."
-};
-
-static const ngx_http_offload_problem_t  ngx_http_offload_unavailable = {
-    NGX_HTTP_SERVICE_UNAVAILABLE, 2, "zone-unavailable",
-    "Jobs can not be accepted",
-    "This server has no place to put jobs at the moment."
 };
 
 static const ngx_http_offload_problem_t  ngx_http_offload_headers_large = {
@@ -128,15 +120,24 @@ ngx_http_offload_accept(ngx_http_request_t *r,
 static const ngx_http_offload_problem_t *
 ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
 {
-    off_t                      body;
-    size_t                     buffer;
-    ngx_http_offload_rt_t     *rt;
-    ngx_http_core_loc_conf_t  *clcf;
+    off_t                              body;
+    size_t                             buffer;
+    ngx_http_offload_rt_t             *rt;
+    ngx_http_core_loc_conf_t          *clcf;
+    const ngx_http_offload_problem_t  *problem;
 
     rt = ngx_http_offload_rt_lane(olcf->zone);
 
     if (rt == NULL) {
         return &ngx_http_offload_unavailable;
+    }
+
+    if (olcf->zone->durable) {
+        problem = ngx_http_offload_durable_room(rt);
+
+        if (problem) {
+            return problem;
+        }
     }
 
     clcf = olcf->accept_conf[ngx_http_core_module.ctx_index];
@@ -255,6 +256,16 @@ ngx_http_offload_submit(ngx_http_request_t *r,
         return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
     }
 
+    if (olcf->zone->durable) {
+        rc = ngx_http_offload_durable_park(r, olcf, rt, rec, &body);
+
+        if (rc != NGX_OK) {
+            return rc == NGX_BUSY
+                   ? ngx_http_offload_refuse(r, ngx_http_offload_full(rt))
+                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
     ngx_memzero(&job, sizeof(struct zone_job));
 
     ngx_memcpy(job.id, rec->id, ZONE_ID_SIZE);
@@ -276,6 +287,11 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     ctx->id_set = 1;
 
     ngx_http_offload_rt_wake(rt);
+
+    if (olcf->zone->durable) {
+        ngx_http_offload_durable_wait(r);
+        return NGX_DONE;
+    }
 
     return ngx_http_offload_send(r, NGX_HTTP_ACCEPTED, "application/json",
                                  &body);
@@ -323,7 +339,7 @@ ngx_http_offload_spool(ngx_http_request_t *r,
 
 /* Also after the 202 was prepared: its headers go. */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_offload_refuse(ngx_http_request_t *r,
     const ngx_http_offload_problem_t *problem)
 {

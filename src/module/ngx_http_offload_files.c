@@ -30,6 +30,19 @@ ngx_http_offload_zone_dirs(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
     static const char  *dirs[] = { ZONE_DIR_SPOOL, ZONE_DIR_SPOOL_TMP,
                                    ZONE_DIR_BLOBS, NULL };
 
+    /* the place of all stores by default; others are the administrator's */
+
+    if (zone->store_default && !ngx_test_config
+        && mkdir(NGX_HTTP_OFFLOAD_STATE_DIR, 0755) == -1
+        && ngx_errno != NGX_EEXIST)
+    {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
+                      "zone \"%V\" in %s:%ui: \"%s\" can not be made: set "
+                      "\"store\"", &zone->name, zone->conf_file, zone->line,
+                      NGX_HTTP_OFFLOAD_STATE_DIR);
+        return NGX_ERROR;
+    }
+
     if (ngx_http_offload_zone_dir(cycle, zone, (char *) zone->path.data, uid,
                                   gid)
         != NGX_OK
@@ -304,12 +317,13 @@ ngx_http_offload_zone_policy(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
                   : ngx_max(1, cycle->connection_n
                                * (ngx_uint_t) ccf->worker_processes / 4);
 
-    json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s, s:s}",
+    json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
                      "layout", 1,
                      "zone", (char *) zone->name.data,
                      "path", (char *) zone->path.data,
                      "store", (char *) zone->store.data,
-                     "durability", "memory",
+                     "durability", zone->durable ? "disk" : "memory",
+                     "max_bytes", (json_int_t) zone->max,
                      "concurrency", (json_int_t) concurrency,
                      "ttl_ms", (json_int_t) zone->ttl * 1000,
                      "tombstone_ms", (json_int_t) 24 * 60 * 60 * 1000,

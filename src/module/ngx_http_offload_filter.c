@@ -3,7 +3,8 @@
  * Two small corrections of answers on their way out, in worker processes:
  *
  *   413 of an offloaded location is a problem document like our other
- *   refusals (nginx itself decides it, before any of our phases);
+ *   refusals (nginx itself decides it, before any of our phases), and so is
+ *   the 500 of a body that could not be written to its file, as a 507;
  *
  *   Offload-Replay is a word between this module and offloadd: a backend
  *   does not get to say it.
@@ -30,6 +31,13 @@ static const ngx_http_offload_problem_t  ngx_http_offload_too_large = {
 };
 
 
+static const ngx_http_offload_problem_t  ngx_http_offload_no_body = {
+    NGX_HTTP_INSUFFICIENT_STORAGE, 30, "body-not-stored",
+    "The request body could not be stored",
+    "The disk that large bodies are kept on is full or can not be written."
+};
+
+
 void
 ngx_http_offload_filter_init(void)
 {
@@ -44,9 +52,10 @@ ngx_http_offload_filter_init(void)
 static ngx_int_t
 ngx_http_offload_header_filter(ngx_http_request_t *r)
 {
-    ngx_str_t                     value;
-    ngx_http_offload_ctx_t       *ctx;
-    ngx_http_offload_loc_conf_t  *olcf;
+    ngx_str_t                          value;
+    ngx_http_offload_ctx_t            *ctx;
+    ngx_http_offload_loc_conf_t       *olcf;
+    const ngx_http_offload_problem_t  *problem;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_offload_module);
 
@@ -58,9 +67,7 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
         }
     }
 
-    if (r->headers_out.status != NGX_HTTP_REQUEST_ENTITY_TOO_LARGE
-        || r != r->main || r->internal || ctx)
-    {
+    if (r != r->main || r->internal || ctx) {
         return ngx_http_next_header_filter(r);
     }
 
@@ -70,15 +77,42 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
         return ngx_http_next_header_filter(r);
     }
 
+    switch (r->headers_out.status) {
+
+    case NGX_HTTP_REQUEST_ENTITY_TOO_LARGE:
+        problem = &ngx_http_offload_too_large;
+        break;
+
+    case NGX_HTTP_INTERNAL_SERVER_ERROR:
+
+        /* only while the body is read is this the location's conf */
+
+        if (r->loc_conf != olcf->accept_conf) {
+            return ngx_http_next_header_filter(r);
+        }
+
+        problem = &ngx_http_offload_no_body;
+        break;
+
+    default:
+        return ngx_http_next_header_filter(r);
+    }
+
     ctx = ngx_http_offload_add_ctx(r);
 
     if (ctx == NULL
         || ngx_http_offload_problem_json(r->pool, &ctx->problem,
-                                         &ngx_http_offload_too_large)
-           != NGX_OK)
+                                         problem)
+           != NGX_OK
+        || (problem->retry_after
+            && ngx_http_offload_retry_after(r, problem->retry_after)
+               != NGX_OK))
     {
         return NGX_ERROR;
     }
+
+    r->headers_out.status = problem->status;
+    ngx_str_null(&r->headers_out.status_line);
 
     ngx_str_set(&value, "offload");
 

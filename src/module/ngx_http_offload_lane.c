@@ -1,7 +1,7 @@
 
 /*
  * A worker process's end of a zone: the mapping, its lane, the socket it is
- * woken by, and the requests parked until offloadd answers them.
+ * woken by.
  *
  * All of it is private to the process and is gone with it.  What a killed
  * process leaves in the lane is repaired by whoever takes the lane next;
@@ -18,21 +18,14 @@ static ngx_int_t ngx_http_offload_rt_listen(ngx_http_offload_rt_t *rt,
     uint32_t lane);
 static void ngx_http_offload_rt_prefault(ngx_http_offload_rt_t *rt);
 static void ngx_http_offload_rt_release(ngx_http_offload_rt_t *rt);
-static void ngx_http_offload_rt_set_broken(ngx_http_offload_rt_t *rt,
-    const char *why);
 static void ngx_http_offload_rt_tick(ngx_event_t *ev);
 static void ngx_http_offload_rt_wake_handler(ngx_event_t *rev);
-static void ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt);
-static void ngx_http_offload_unpark(ngx_http_offload_parked_t *parked);
-static void ngx_http_offload_unpark_cleanup(void *data);
-static void ngx_http_offload_park_timeout(ngx_event_t *ev);
 
 
 ngx_int_t
 ngx_http_offload_rt_init(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
 {
     char                    name[NGX_MAX_PATH];
-    uint32_t                i;
     struct zone_error       e;
     ngx_http_offload_rt_t  *rt;
 
@@ -46,16 +39,7 @@ ngx_http_offload_rt_init(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
     rt->bell = -1;
     rt->lane = NGX_HTTP_OFFLOAD_NO_LANE;
 
-    rt->parked = ngx_pcalloc(cycle->pool, NGX_HTTP_OFFLOAD_PARKED
-                                          * sizeof(ngx_http_offload_parked_t));
-    if (rt->parked == NULL) {
-        return NGX_ERROR;
-    }
-
-    for (i = 0; i < NGX_HTTP_OFFLOAD_PARKED; i++) {
-        rt->parked[i].rt = rt;
-        rt->parked[i].next = i + 1;
-    }
+    rt->started = ngx_current_msec;
 
     zone->rt = rt;
 
@@ -352,7 +336,7 @@ ngx_http_offload_rt_release(ngx_http_offload_rt_t *rt)
 }
 
 
-static void
+void
 ngx_http_offload_rt_set_broken(ngx_http_offload_rt_t *rt, const char *why)
 {
     if (rt->broken) {
@@ -447,168 +431,4 @@ ngx_http_offload_rt_wake_handler(ngx_event_t *rev)
     zone_wake_drain(c->fd);
 
     ngx_http_offload_rt_completions(rt);
-}
-
-
-static void
-ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt)
-{
-    int                         rc;
-    uint32_t                    index;
-    ngx_uint_t                  pass;
-    ngx_connection_t           *c;
-    ngx_http_request_t         *r;
-    struct zone_completion      completion;
-    ngx_http_offload_parked_t  *parked;
-    ngx_http_offload_wakened_pt  handler;
-
-    /* once more after arming: what came in between rings nobody */
-
-    for (pass = 0; pass < 2; pass++) {
-
-        while ((rc = zone_cq_pop(&rt->zone, rt->lane, &completion)) == 1) {
-
-            index = (uint32_t) completion.token - 1;
-
-            if (index >= NGX_HTTP_OFFLOAD_PARKED) {
-                continue;
-            }
-
-            parked = &rt->parked[index];
-
-            if (parked->request == NULL
-                || parked->serial != completion.token >> 32)
-            {
-                continue;                   /* it did not wait any longer */
-            }
-
-            r = parked->request;
-            c = r->connection;
-            handler = parked->handler;
-
-            ngx_http_offload_unpark(parked);
-
-            handler(r, completion.result);
-
-            ngx_http_run_posted_requests(c);
-
-            if (rt->lane == NGX_HTTP_OFFLOAD_NO_LANE) {
-                return;
-            }
-        }
-
-        if (rc == -1) {
-            ngx_http_offload_rt_set_broken(rt, "its completion ring has "
-                                               "positions that can not be");
-            return;
-        }
-
-        zone_sleep_arm(&rt->producer.lane->cq_sleeping);
-    }
-}
-
-
-/*
- * Sets the request aside until a completion with *token arrives, `timeout`
- * is over or the client is gone.  The caller has published nothing yet: room
- * for the completion is what is reserved here.
- */
-
-ngx_int_t
-ngx_http_offload_park(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
-    ngx_http_offload_wakened_pt handler, ngx_msec_t timeout, uint64_t *token)
-{
-    ngx_http_cleanup_t         *cln;
-    ngx_http_offload_parked_t  *parked;
-
-    if (rt->free == NGX_HTTP_OFFLOAD_PARKED) {
-        return NGX_BUSY;
-    }
-
-    cln = ngx_http_cleanup_add(r, 0);
-    if (cln == NULL) {
-        return NGX_ERROR;
-    }
-
-    parked = &rt->parked[rt->free];
-    rt->free = parked->next;
-    rt->nparked++;
-
-    parked->serial++;
-    parked->request = r;
-    parked->handler = handler;
-
-    cln->handler = ngx_http_offload_unpark_cleanup;
-    cln->data = parked;
-
-    parked->timer.handler = ngx_http_offload_park_timeout;
-    parked->timer.data = parked;
-    parked->timer.log = r->connection->log;
-
-    ngx_add_timer(&parked->timer, timeout);
-
-    *token = ((uint64_t) parked->serial << 32) | (parked - rt->parked + 1);
-
-    return NGX_OK;
-}
-
-
-static void
-ngx_http_offload_unpark(ngx_http_offload_parked_t *parked)
-{
-    ngx_http_cleanup_t     *cln;
-    ngx_http_offload_rt_t  *rt;
-
-    rt = parked->rt;
-
-    for (cln = parked->request->cleanup; cln; cln = cln->next) {
-        if (cln->handler == ngx_http_offload_unpark_cleanup
-            && cln->data == parked)
-        {
-            cln->handler = NULL;
-        }
-    }
-
-    if (parked->timer.timer_set) {
-        ngx_del_timer(&parked->timer);
-    }
-
-    parked->request = NULL;
-    parked->next = rt->free;
-    rt->free = parked - rt->parked;
-    rt->nparked--;
-}
-
-
-/* The client went away first. */
-
-static void
-ngx_http_offload_unpark_cleanup(void *data)
-{
-    ngx_http_offload_parked_t  *parked = data;
-
-    if (parked->request) {
-        ngx_http_offload_unpark(parked);
-    }
-}
-
-
-static void
-ngx_http_offload_park_timeout(ngx_event_t *ev)
-{
-    ngx_connection_t             *c;
-    ngx_http_request_t           *r;
-    ngx_http_offload_parked_t    *parked;
-    ngx_http_offload_wakened_pt   handler;
-
-    parked = ev->data;
-    r = parked->request;
-    c = r->connection;
-    handler = parked->handler;
-
-    ngx_http_offload_unpark(parked);
-
-    handler(r, NGX_HTTP_OFFLOAD_TIMEOUT);
-
-    ngx_http_run_posted_requests(c);
 }

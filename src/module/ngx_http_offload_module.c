@@ -19,6 +19,8 @@ static char *ngx_http_offload_worker(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_offload_timeout_check(ngx_conf_t *cf, void *post,
     void *data);
+static char *ngx_http_offload_accept_timeout_check(ngx_conf_t *cf,
+    void *post, void *data);
 static char *ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post,
     void *data);
 
@@ -41,6 +43,10 @@ static ngx_conf_enum_t  ngx_http_offload_access[] = {
 
 static ngx_conf_post_t  ngx_http_offload_timeout_post = {
     ngx_http_offload_timeout_check
+};
+
+static ngx_conf_post_t  ngx_http_offload_accept_timeout_post = {
+    ngx_http_offload_accept_timeout_check
 };
 
 static ngx_conf_post_t  ngx_http_offload_buffer_post = {
@@ -98,6 +104,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_offload_loc_conf_t, timeout),
       &ngx_http_offload_timeout_post },
+
+    { ngx_string("offload_accept_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, accept_timeout),
+      &ngx_http_offload_accept_timeout_post },
 
     { ngx_string("offload_body_buffer_size"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
@@ -349,6 +362,19 @@ ngx_http_offload_timeout_check(ngx_conf_t *cf, void *post, void *data)
 
     if (*timeout < 1 || *timeout > 24 * 24 * 60 * 60) {
         return "must be between 1s and 24d";
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_offload_accept_timeout_check(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_msec_t  *timeout = data;
+
+    if (*timeout < 100 || *timeout > 60 * 60 * 1000) {
+        return "must be between 100ms and 1h";
     }
 
     return NGX_CONF_OK;

@@ -8,8 +8,10 @@
  *   _zones.c     zones on a (re)load: adopt, refuse or create the file
  *   _files.c     what stands beside it: directories, policy, log
  *   _spawn.c     starting and supervising offloadd
- *   _lane.c      a worker process's end of a zone: lane, wake-up, parking
+ *   _lane.c      a worker process's end of a zone: lane, wake-up
+ *   _park.c      requests that wait for offloadd
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
+ *   _durable.c   durability=disk: the 202 waits for the commit
  *   _record.c    a request as the payload of a record
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
@@ -42,11 +44,14 @@
 #endif
 
 #define NGX_HTTP_OFFLOAD_DIR        "/dev/shm/nginx-offload-"
+#define NGX_HTTP_OFFLOAD_STATE_DIR  "/var/lib/nginx-offload"
+#define NGX_HTTP_OFFLOAD_STATE_LOW  (64 * 1024 * 1024)
 
 #define NGX_HTTP_OFFLOAD_TICK       1000            /* ms */
 #define NGX_HTTP_OFFLOAD_CANCEL_TIMEOUT  5000       /* ms */
-#define NGX_HTTP_OFFLOAD_PARKED     1024            /* per lane; the CQ has
-                                                       room for all of them */
+#define NGX_HTTP_OFFLOAD_PARKED     65536           /* per lane, at most */
+#define NGX_HTTP_OFFLOAD_GONE       10000           /* ms: offloadd is not
+                                                       there any more */
 
 #define NGX_HTTP_OFFLOAD_ENTRANCE_LEN   16          /* hex digits */
 
@@ -68,6 +73,7 @@ typedef struct {
     ngx_str_t                   store;
     ngx_str_t                   log;        /* empty: stderr */
     off_t                       size;
+    off_t                       max;        /* of the store; 0: none */
     ngx_uint_t                  lanes;      /* 0: up to us */
     ngx_uint_t                  slots;      /* 0: up to us */
     ngx_uint_t                  concurrency;/* 0: up to us */
@@ -81,6 +87,8 @@ typedef struct {
     u_char                     *conf_file;  /* where it was declared, */
     ngx_uint_t                  line;       /* or first used */
     unsigned                    defined:1;
+    unsigned                    durable:1;  /* durability=disk */
+    unsigned                    store_default:1;
 
     ngx_uint_t                  manager_msec;   /* the helper's back-off */
     ngx_uint_t                  manager_next;
@@ -122,6 +130,7 @@ typedef struct {
     ngx_array_t                *keep;       /* ..._keep_t */
     ngx_uint_t                  access;
     time_t                      timeout;    /* of one attempt */
+    ngx_msec_t                  accept_timeout;
     size_t                      body_buffer;
     ngx_uint_t                  body_buffer_default;
 
@@ -152,6 +161,12 @@ typedef struct {
 typedef struct {
     u_char                      id[ZONE_ID_TEXT];
     ngx_uint_t                  id_set;
+
+    /* while the 202 waits for the commit */
+    struct zone_record         *record;
+    uint64_t                    record_end; /* the ring's tail behind it */
+    uint32_t                    lane;
+    ngx_str_t                   answer;
 
     /* of a replay */
     ngx_uint_t                  replay;
@@ -224,7 +239,9 @@ struct ngx_http_offload_parked_s {
     ngx_http_offload_wakened_pt   handler;
     ngx_event_t                   timer;
     uint32_t                      serial;   /* tells reuses apart */
-    uint32_t                      next;     /* in the free list */
+    uint32_t                      index;
+    uint8_t                       id[ZONE_ID_SIZE];
+    ngx_http_offload_parked_t    *next;     /* in the free list */
 };
 
 
@@ -246,13 +263,16 @@ struct ngx_http_offload_rt_s {
     uint32_t                    lane;       /* or NO_LANE */
     struct zone_producer        producer;
     ngx_connection_t           *wake;
+    ngx_msec_t                  started;
     ngx_msec_t                  tried;      /* last look for a lane */
     time_t                      warned;     /* last log line of a kind */
 
     ngx_event_t                 tick;
 
-    ngx_http_offload_parked_t  *parked;
-    uint32_t                    free;       /* head of the free list */
+    ngx_http_offload_parked_t **parked;     /* places to wait */
+    uint32_t                    nplaces;
+    uint32_t                    places_cap;
+    ngx_http_offload_parked_t  *free;       /* those nobody waits at */
     ngx_uint_t                  nparked;
 
     struct zone_random          random;
@@ -311,12 +331,28 @@ ngx_int_t ngx_http_offload_rt_init(ngx_cycle_t *cycle,
 void ngx_http_offload_rt_exit(ngx_http_offload_zone_t *zone);
 ngx_http_offload_rt_t *ngx_http_offload_rt_lane(ngx_http_offload_zone_t *zone);
 void ngx_http_offload_rt_wake(ngx_http_offload_rt_t *rt);
+void ngx_http_offload_rt_set_broken(ngx_http_offload_rt_t *rt,
+    const char *why);
+
+/* _park.c */
+void ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt);
 ngx_int_t ngx_http_offload_park(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_http_offload_wakened_pt handler,
-    ngx_msec_t timeout, uint64_t *token);
+    ngx_msec_t timeout, const uint8_t id[ZONE_ID_SIZE], uint64_t *token);
 
 /* _accept.c */
 ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_refuse(ngx_http_request_t *r,
+    const ngx_http_offload_problem_t *problem);
+
+/* _durable.c */
+extern const ngx_http_offload_problem_t  ngx_http_offload_unavailable;
+const ngx_http_offload_problem_t *ngx_http_offload_durable_room(
+    ngx_http_offload_rt_t *rt);
+ngx_int_t ngx_http_offload_durable_park(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_rt_t *rt,
+    struct zone_record *rec, ngx_str_t *answer);
+void ngx_http_offload_durable_wait(ngx_http_request_t *r);
 
 /* _record.c */
 ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,

@@ -127,8 +127,23 @@ ngx_http_offload_zone_param(ngx_conf_t *cf, ngx_http_offload_zone_t *zone,
     }
 
     if (ngx_http_offload_is("durability")) {
-        if (ngx_strcmp(v.data, "memory") != 0) {
-            return "this version knows durability=memory only";
+        if (ngx_strcmp(v.data, "disk") == 0) {
+            zone->durable = 1;
+            return NGX_CONF_OK;
+        }
+
+        if (ngx_strcmp(v.data, "memory") == 0) {
+            zone->durable = 0;
+            return NGX_CONF_OK;
+        }
+
+        return "it must be \"memory\" or \"disk\"";
+    }
+
+    if (ngx_http_offload_is("max")) {
+        zone->max = ngx_parse_offset(&v);
+        if (zone->max == NGX_ERROR || zone->max < 16 * 1024 * 1024) {
+            return "it must be a size of at least 16m, like \"20g\"";
         }
 
         return NGX_CONF_OK;
@@ -174,8 +189,8 @@ ngx_http_offload_zone_param(ngx_conf_t *cf, ngx_http_offload_zone_t *zone,
         return NGX_CONF_OK;
     }
 
-    return "there is no such parameter; path, store, durability, lanes, "
-           "slots, concurrency, ttl and log are";
+    return "there is no such parameter; path, store, durability, max, "
+           "lanes, slots, concurrency, ttl and log are";
 }
 
 
@@ -210,7 +225,19 @@ ngx_http_offload_zone_paths(ngx_conf_t *cf, ngx_http_offload_zone_t *zone)
         return NGX_ERROR;
     }
 
-    if (zone->store.len == 0) {
+    if (zone->store.len == 0 && zone->durable) {
+        zone->store_default = 1;
+        zone->store.len = sizeof(NGX_HTTP_OFFLOAD_STATE_DIR "/") - 1
+                          + zone->name.len;
+        zone->store.data = ngx_pnalloc(cf->pool, zone->store.len + 1);
+        if (zone->store.data == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_sprintf(zone->store.data, NGX_HTTP_OFFLOAD_STATE_DIR "/%V%Z",
+                    &zone->name);
+
+    } else if (zone->store.len == 0) {
         zone->store.len = zone->path.len + sizeof("/" ZONE_DIR_STORE) - 1;
         zone->store.data = ngx_pnalloc(cf->pool, zone->store.len + 1);
         if (zone->store.data == NULL) {

@@ -12,6 +12,8 @@
 #include "ngx_http_offload_module.h"
 
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
 
 
 static ngx_int_t ngx_http_offload_zone_init(ngx_cycle_t *cycle,
@@ -25,6 +27,9 @@ static ngx_int_t ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
 static ngx_int_t ngx_http_offload_zone_writable(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone, const char *what, ngx_str_t *name,
     struct statvfs *fs);
+static ngx_int_t ngx_http_offload_zone_fs(ngx_str_t *name, uint64_t *room);
+static void ngx_http_offload_zone_media(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone);
 static ngx_int_t ngx_http_offload_zone_room(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone);
 static ngx_int_t ngx_http_offload_zone_owned(ngx_cycle_t *cycle,
@@ -95,6 +100,8 @@ ngx_http_offload_zone_init(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
     if (ngx_http_offload_zone_dirs(cycle, zone, uid, gid) != NGX_OK) {
         return NGX_ERROR;
     }
+
+    ngx_http_offload_zone_media(cycle, zone);
 
     if (ngx_test_config) {
         return ngx_http_offload_zone_file(cycle, zone, file, uid, gid);
@@ -230,7 +237,6 @@ ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
     const char        *name;
     uint64_t           old, new;
     struct zone        z;
-    struct zone_lane  *lane;
     struct zone_error  e;
 
     if (have->size != (uint64_t) zone->size) {
@@ -289,8 +295,7 @@ ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
     }
 
     for (i = 0; i < z.geo.lanes; i++) {
-        lane = zone_lane(&z, i);
-        pending += atomic_load(&lane->sq_tail) - atomic_load(&lane->sq_head);
+        pending += zone_lane_owed(&z, i);
     }
 
     zone_close(&z);
@@ -320,12 +325,16 @@ ngx_http_offload_zone_writable(ngx_cycle_t *cycle,
 
     p = ngx_cpystrn(parent, name->data, sizeof(parent));
 
-    if (access((char *) parent, F_OK) == -1) {
+    while (access((char *) parent, F_OK) == -1 && p > parent) {
         while (p > parent && *p != '/') {
             p--;
         }
 
         p[p == parent] = '\0';
+
+        if (!zone->store_default) {
+            break;                  /* others are not ours to make */
+        }
     }
 
     if (access((char *) parent, W_OK|X_OK) == -1
@@ -339,6 +348,71 @@ ngx_http_offload_zone_writable(ngx_cycle_t *cycle,
     }
 
     return NGX_OK;
+}
+
+
+/* The file system of what is there of a path: 1 if its files are memory. */
+
+static ngx_int_t
+ngx_http_offload_zone_fs(ngx_str_t *name, uint64_t *room)
+{
+    u_char         *p, path[NGX_MAX_PATH];
+    struct statfs   fs;
+
+    p = ngx_cpystrn(path, name->data, sizeof(path));
+
+    while (statfs((char *) path, &fs) == -1) {
+
+        while (p > path && *p != '/') {
+            p--;
+        }
+
+        if (p == path) {
+            return NGX_ERROR;
+        }
+
+        *p = '\0';
+    }
+
+    *room = (uint64_t) fs.f_bavail * fs.f_bsize;
+
+    return fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+}
+
+
+/* Neither is a mistake for certain, so that these are warnings. */
+
+static void
+ngx_http_offload_zone_media(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
+{
+    uint64_t   room;
+    ngx_int_t  memory;
+
+    if (ngx_http_offload_zone_fs(&zone->path, &room) == 0) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "path \"%V\" of zone \"%V\" in %s:%ui is not on a "
+                      "tmpfs: the zone is shared memory, and the system would "
+                      "write it to a disk again and again", &zone->path,
+                      &zone->name, zone->conf_file, zone->line);
+    }
+
+    memory = ngx_http_offload_zone_fs(&zone->store, &room);
+
+    if (zone->durable && memory == 1) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "store \"%V\" of zone \"%V\" in %s:%ui is on a tmpfs: "
+                      "with \"durability=disk\" jobs are to survive a "
+                      "reboot, and there they do not", &zone->store,
+                      &zone->name, zone->conf_file, zone->line);
+    }
+
+    if (memory != NGX_ERROR && room < NGX_HTTP_OFFLOAD_STATE_LOW) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "store \"%V\" of zone \"%V\" in %s:%ui has %uL bytes "
+                      "left: when it is full, requests are refused",
+                      &zone->store, &zone->name, zone->conf_file, zone->line,
+                      room);
+    }
 }
 
 

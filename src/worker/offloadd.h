@@ -30,6 +30,8 @@
  *      offloadd_batch.c     operations and batches: between the two threads
  *      offloadd_store.c     the store thread
  *      offloadd_drain.c     SQs into the engine
+ *      offloadd_drained.c   after the commit: slots, heads, answers
+ *      offloadd_claim.c     durability=disk: who waits, and who gave up
  *      offloadd_answer.c    answers into CQs
  *      offloadd_lmdb.c      the engine: environment, transactions
  *      offloadd_lmdb_job.c  the engine: a job's rows
@@ -143,6 +145,8 @@ struct policy {
     char      path[ZONE_PATH_MAX + 1];
     char      store[PATH_MAX];
     int       durability;                       /* these four are fixed */
+    uint64_t  max_bytes;                        /* of the store's file; 0: as
+                                                   the disk has room */
     uint32_t  concurrency;
     uint64_t  ttl_ms;
     uint64_t  tombstone_ms;
@@ -167,7 +171,7 @@ const char *policy_fixed_differs(const struct policy *a,
 
 
 /* offloadd_batch.c, offloadd_store.c, offloadd_lmdb*.c, offloadd_drain.c,
- * offloadd_answer.c */
+ * offloadd_claim.c, offloadd_answer.c */
 #include "offloadd_store.h"
 
 
@@ -178,6 +182,22 @@ int files_path(char *buf, size_t size, const char *store, const char *dir,
     const uint8_t *id, const char *suffix);
 void files_unlink(const char *store, const char *dir, const uint8_t *id,
     const char *suffix);
+
+enum files_dir {
+    FILES_SPOOL = 0x01,
+    FILES_BLOBS = 0x02
+};
+
+#define FILES_ABSENT          1
+
+/* A file's content reaches the disk, and its name with the next _names():
+ * both before the commit of the row that tells of it.  _sync: 0, FILES_ABSENT
+ * or -1. */
+int files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
+    struct engine_error *e);
+int files_sync_names(struct store *s, struct engine_error *e);
+/* The names of what the store is made of, when it is opened. */
+int files_sync_made(const struct policy *p, struct engine_error *e);
 /* Removes what no job wants any more; blobs only when nobody makes any. */
 void files_sweep(struct store *s, int blobs);
 

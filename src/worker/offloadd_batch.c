@@ -28,6 +28,7 @@ store_init(struct store *s, struct offloadd *d, struct engine_error *e)
     pthread_mutex_init(&s->mutex, NULL);
     atomic_init(&s->ttl_ms, d->policy.ttl_ms);
     atomic_init(&s->tombstone_ms, d->policy.tombstone_ms);
+    atomic_init(&s->max_bytes, d->policy.max_bytes);
 
     s->store_event = eventfd(0, EFD_CLOEXEC|EFD_NONBLOCK);
     s->loop_event = eventfd(0, EFD_CLOEXEC|EFD_NONBLOCK);
@@ -39,11 +40,15 @@ store_init(struct store *s, struct offloadd *d, struct engine_error *e)
         return -1;
     }
 
-    if (files_init(&d->policy, e) != 0) {
+    s->durable = d->policy.durability == DURABILITY_DISK;
+
+    if (files_init(&d->policy, e) != 0
+        || s->engine->open(&s->self, &d->policy, e) != 0)
+    {
         return -1;
     }
 
-    return s->engine->open(&s->self, &d->policy, e);
+    return s->durable ? files_sync_made(&d->policy, e) : 0;
 }
 
 
@@ -171,6 +176,21 @@ store_stop(struct store *s)
         s->engine->close(s->self);
         s->self = NULL;
     }
+}
+
+
+/* Store thread. */
+
+int
+store_stopping(struct store *s)
+{
+    int  stop;
+
+    pthread_mutex_lock(&s->mutex);
+    stop = s->stop;
+    pthread_mutex_unlock(&s->mutex);
+
+    return stop;
 }
 
 

@@ -1,10 +1,10 @@
 /*
- * From the rings into the store, and answers back.  Store thread only.
+ * From the rings into the store.  Store thread only.
  *
  * drain_read() copies records into the open transaction and remembers them as
- * items; drain_finish() does what may be done after the commit, in this order:
- * slots, heads, answers, events.  A kill between any two is made good when the
- * records are read again: an id the store knows is not inserted twice.
+ * items, for drain_finish() after the commit.  A kill before it leaves the
+ * records in the rings; they are read again, and an id the store knows is not
+ * inserted twice.
  *
  * A ring that is corrupt is set aside: what follows the damage can not be
  * found.  A record that is intact but holds no request is one rejected job.
@@ -21,15 +21,15 @@
 #define DRAIN_RECORDS         1024              /* in a transaction */
 #define DRAIN_BYTES           (4u * 1024 * 1024)
 #define DRAIN_FULL_MS         200
+#define DRAIN_LEAST           (256u * 1024)     /* less is not room */
 
 
+static void drain_full(struct store *s, int full);
 static int drain_record(struct store *s, uint32_t lane,
     struct zone_record *rec, struct engine_error *e);
 static int drain_job(struct store *s, struct drain_item *item,
     const struct zone_record *rec, struct engine_error *e);
 static int drain_cancels(struct store *s, struct engine_error *e);
-static void drain_item_done(struct store *s, struct store_batch *b,
-    struct drain_item *item);
 
 
 int
@@ -135,6 +135,14 @@ drain_next(struct store *s, uint32_t lane, struct engine_error *e,
         return 0;
     }
 
+    if (s->full && rec->type == ZONE_RECORD_JOB
+        && (rec->token == 0
+            || atomic_load(&rec->claim) != ZONE_CLAIM_WITHDRAWN))
+    {
+        l->consumer.pos = before;               /* only what takes no room */
+        return 0;
+    }
+
     *bytes += l->consumer.pos - before;
     l->taken++;
 
@@ -142,7 +150,11 @@ drain_next(struct store *s, uint32_t lane, struct engine_error *e,
 }
 
 
-/* How many bytes may be read; 0: none now. */
+/*
+ * How many bytes may be read; 0: none now.  A full store takes cancels, and
+ * what was withdrawn, but no job: who waits for one is told, others wait in
+ * their rings.
+ */
 
 static uint64_t
 drain_budget(struct store *s)
@@ -160,17 +172,62 @@ drain_budget(struct store *s)
         bytes = DRAIN_BYTES + ZONE_RECORD_MAX(s->daemon->zone.geo.sq_size);
     }
 
-    if (s->engine->room(s->self, &bytes, &e) != 0) {
+    if (s->engine->room(s->self, atomic_load(&s->max_bytes), &bytes, &e) != 0) {
         if (!s->full) {
-            s->full = 1;                        /* until it is over for good */
-            log_text(LOG_ERROR, "new jobs stay in their rings: %s", e.text);
+            log_text(LOG_ERROR, "new jobs %s: %s", s->durable
+                     ? "are refused" : "stay in their rings", e.text);
         }
 
-        s->full_until = mono_ms() + DRAIN_FULL_MS;
-        return 0;
+        drain_full(s, 1);
+
+        return DRAIN_BYTES;
+    }
+
+    if (s->full) {
+        drain_full(s, 0);
     }
 
     return bytes < DRAIN_BYTES ? bytes : DRAIN_BYTES;
+}
+
+
+static void
+drain_full(struct store *s, int full)
+{
+    struct zone_worker  *w = s->daemon->zone.worker;
+
+    if (full) {
+        s->full = 1;
+        s->full_until = mono_ms() + DRAIN_FULL_MS;
+        atomic_fetch_or(&w->refusing, ZONE_REFUSING_FULL);
+
+        if (s->durable) {
+            claims_refuse(s, ZONE_NO_ROOM);
+        }
+
+        return;
+    }
+
+    s->full = 0;
+    atomic_fetch_and(&w->refusing, ~(uint32_t) ZONE_REFUSING_FULL);
+    log_text(LOG_NOTICE, "the store has room for new jobs again");
+}
+
+
+void
+drain_look(struct store *s)
+{
+    uint64_t             bytes;
+    struct engine_error  e;
+
+    bytes = DRAIN_LEAST;
+
+    if (s->engine->room(s->self, atomic_load(&s->max_bytes), &bytes, &e) == 0 && bytes >= DRAIN_LEAST) {
+        drain_full(s, 0);
+        return;
+    }
+
+    s->full_until = mono_ms() + DRAIN_FULL_MS;
 }
 
 
@@ -225,7 +282,7 @@ static int
 drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
     struct engine_error *e)
 {
-    uint32_t            cap, none;
+    uint32_t            cap;
     struct drain_item  *item;
 
     if (s->nitems == s->items_cap) {
@@ -243,36 +300,23 @@ drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
         s->items_cap = cap;
     }
 
-    /*
-     * Who waits for this record's answer may have given up.  Taken is taken:
-     * a record that is read again after a kill says so itself.
-     */
-
-    none = ZONE_CLAIM_NONE;
-
-    if (rec->token != 0
-        && !atomic_compare_exchange_strong(&rec->claim, &none,
-                                           ZONE_CLAIM_TAKEN)
-        && none == ZONE_CLAIM_WITHDRAWN)
-    {
-        item = &s->items[s->nitems++];
-        memset(item, 0, sizeof(*item));
-        memcpy(&item->record, rec, sizeof(item->record));
-        item->record.token = 0;
-        item->lane = lane;
-        item->kind = DRAIN_REJECT;
-        return 0;
-    }
-
     item = &s->items[s->nitems++];
     memset(item, 0, sizeof(*item));
     memcpy(&item->record, rec, sizeof(item->record));
+    item->at = rec;
     item->lane = lane;
 
     if (rec->type == ZONE_RECORD_CANCEL) {
         item->kind = DRAIN_CANCEL;
         return 0;
     }
+
+    if (rec->token != 0 && !zone_claim_take(rec)) {
+        item->kind = DRAIN_WITHDRAWN;
+        return claim_withdrawn(s, rec, e);
+    }
+
+    ZONE_FAILPOINT("drain.taken");
 
     return drain_job(s, item, rec, e);
 }
@@ -283,7 +327,7 @@ drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
  * saves a transaction and the way there and back.
  */
 
-static void
+void
 drain_give_back(struct store *s, struct attempt *a)
 {
     pthread_mutex_lock(&s->mutex);
@@ -353,6 +397,19 @@ drain_job(struct store *s, struct drain_item *item,
         return 0;
     }
 
+    if ((view.fixed.flags & ZONE_REQUEST_BODY_FILE) && s->durable) {
+        rc = files_sync(s, FILES_SPOOL, rec->id, e);
+
+        if (rc == -1) {
+            return -1;
+        }
+
+        if (rc == FILES_ABSENT) {
+            drain_reject(item, "its body is not in the spool");
+            return 0;
+        }
+    }
+
     a = drain_borrow(s, zone_record_payload(rec), item->record.payload);
 
     memset(&in, 0, sizeof(in));
@@ -420,6 +477,16 @@ drain_up_to(struct store *s, uint32_t lane, struct engine_error *e)
 
 
 static int
+drain_left(struct store *s, uint32_t lane)
+{
+    struct drain_lane  *l = &s->lanes[lane];
+
+    return l->consumer.pos < atomic_load_explicit(&l->consumer.lane->sq_tail,
+                                                  memory_order_acquire);
+}
+
+
+static int
 drain_cancels(struct store *s, struct engine_error *e)
 {
     int                   rc;
@@ -456,6 +523,12 @@ drain_cancels(struct store *s, struct engine_error *e)
 
         item->seq = c.seq;
         item->result = rc == ENGINE_NOT_FOUND ? ZONE_NOT_FOUND : ZONE_DONE;
+
+        if (rc == ENGINE_NOT_FOUND && s->full
+            && lane < s->daemon->zone.geo.lanes && drain_left(s, lane))
+        {
+            item->result = ZONE_FAILED;         /* it may be in the ring */
+        }
     }
 
     return 0;
@@ -483,168 +556,4 @@ drain_undo(struct store *s)
     }
 
     s->nitems = 0;
-}
-
-
-/*
- * Every slot named by a record leaves SUBMITTED before the head moves: from
- * then on a lane's repair takes a SUBMITTED slot for one that was never
- * published.  What is no active job becomes SETTLED, and free by the loop.
- */
-
-static void
-drain_slot(struct store *s, struct drain_item *item)
-{
-    uint32_t         state;
-    struct zone_job  job;
-
-    memset(&job, 0, sizeof(job));
-    memcpy(job.id, item->record.id, ZONE_ID_SIZE);
-    job.created_ms = item->record.created_ms;
-
-    state = ZONE_SLOT_SETTLED;
-
-    if (item->kind != DRAIN_REJECT) {
-        job.seq = item->seq;
-        job.created_ms = item->row.created_ms;
-        job.started_ms = item->row.started_ms;
-        job.body_size = item->row.body_size;
-        job.attempts = item->row.attempts;
-        job.timeout_s = item->row.timeout_s;
-        job.location = item->row.location;
-
-        if (item->row.state == STORE_RUNNING) {
-            state = ZONE_SLOT_RUNNING;
-
-        } else if (item->row.state == STORE_QUEUED) {
-            state = ZONE_SLOT_QUEUED;
-        }
-    }
-
-    zone_slot_write(&s->daemon->zone, item->lane, item->record.slot, &job,
-                    state);
-}
-
-
-/*
- * The slot is this thread's to write while it is SUBMITTED.  That of a job
- * that was known may long be the loop's.
- */
-
-static int
-drain_owns_slot(struct store *s, const struct drain_item *item)
-{
-    struct zone_slot  *slot;
-
-    if (item->kind == DRAIN_CANCEL) {
-        return 0;
-    }
-
-    slot = zone_slot(&s->daemon->zone, item->lane, item->record.slot);
-
-    return atomic_load_explicit(&slot->state, memory_order_relaxed)
-           == ZONE_SLOT_SUBMITTED;
-}
-
-
-void
-drain_finish(struct store *s, struct store_batch *b)
-{
-    uint32_t  i;
-
-    if (s->nitems == 0) {
-        return;
-    }
-
-    ZONE_FAILPOINT("drain.after-commit");
-
-    for (i = 0; i < s->nitems; i++) {
-        if (drain_owns_slot(s, &s->items[i])) {
-            drain_slot(s, &s->items[i]);
-        }
-    }
-
-    atomic_store_explicit(&s->daemon->zone.worker->next_seq,
-                          s->engine->next_seq(s->self), memory_order_relaxed);
-
-    ZONE_FAILPOINT("drain.after-slots");
-
-    /*
-     * What the loop has to know is written down before the heads move: the
-     * records are gone then.  Cancels come last: one from this lane may be
-     * read before its job is from another.
-     */
-
-    for (i = 0; i < s->nitems; i++) {
-        if (s->items[i].kind != DRAIN_CANCEL) {
-            drain_item_done(s, b, &s->items[i]);
-        }
-    }
-
-    for (i = 0; i < s->nitems; i++) {
-        if (s->items[i].kind == DRAIN_CANCEL) {
-            drain_item_done(s, b, &s->items[i]);
-        }
-    }
-
-    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
-        if (s->lanes[i].taken) {
-            zone_sq_release(&s->lanes[i].consumer);
-            s->lanes[i].taken = 0;
-        }
-    }
-
-    ZONE_FAILPOINT("drain.after-head");
-
-    s->nitems = 0;
-}
-
-
-static void
-drain_item_done(struct store *s, struct store_batch *b,
-    struct drain_item *item)
-{
-    struct store_event      *ev;
-    struct zone_completion   c;
-
-    ev = store_event_add(b);
-    ev->lane = item->lane;
-    ev->slot = item->record.slot;
-    ev->seq = item->seq;
-    ev->token = item->record.token;
-    ev->result = item->result;
-    memcpy(ev->id, item->record.id, ZONE_ID_SIZE);
-
-    switch (item->kind) {
-
-    case DRAIN_CANCEL:
-        ev->type = STORE_EVENT_CANCEL;
-        return;                                 /* answered by the loop */
-
-    case DRAIN_JOB:
-        ev->type = STORE_EVENT_JOB;
-        ev->attempt = item->attempt;
-        ev->has_slot = (uint32_t) zone_slot_holds(&s->daemon->zone,
-                                                  item->lane,
-                                                  item->record.slot,
-                                                  item->record.id);
-        break;
-
-    case DRAIN_KNOWN:
-        ev->type = STORE_EVENT_SLOT;
-        break;
-
-    default:
-        ev->type = STORE_EVENT_REJECT;
-        break;
-    }
-
-    if (item->record.token != 0) {
-        memset(&c, 0, sizeof(c));
-        c.token = item->record.token;
-        c.type = item->record.type;
-        c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED : ZONE_DONE;
-        memcpy(c.id, item->record.id, ZONE_ID_SIZE);
-        answer_post(s, item->lane, &c);
-    }
 }

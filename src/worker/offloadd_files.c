@@ -127,6 +127,143 @@ files_unlink(const char *store, const char *dir, const uint8_t *id,
 }
 
 
+static int
+files_error(struct engine_error *e, const char *what, const char *path)
+{
+    e->err = errno;
+    (void) snprintf(e->text, sizeof(e->text), "%s %.256s: %s", what, path,
+                    strerror(errno));
+    return -1;
+}
+
+
+/*
+ * The store thread waits for the disk here; what nginx and libcurl wrote may
+ * long be there.
+ */
+
+int
+files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
+    struct engine_error *e)
+{
+    int   fd, rc;
+    char  path[PATH_MAX];
+
+    if (files_path(path, sizeof(path), s->daemon->policy.store,
+                   dir == FILES_SPOOL ? ZONE_DIR_SPOOL : ZONE_DIR_BLOBS, id,
+                   "")
+        != 0)
+    {
+        errno = ENAMETOOLONG;
+        return files_error(e, "path", s->daemon->policy.store);
+    }
+
+    if (ZONE_MUTANT("files.sync")) {
+        return 0;
+    }
+
+    fd = open(path, O_RDONLY|O_CLOEXEC|O_NOFOLLOW);
+
+    if (fd == -1) {
+        return errno == ENOENT ? FILES_ABSENT : files_error(e, "open", path);
+    }
+
+    rc = fdatasync(fd) == 0 ? 0 : files_error(e, "fdatasync", path);
+
+    (void) close(fd);
+
+    s->unsynced |= (uint32_t) dir;
+
+    ZONE_FAILPOINT("files.synced");
+
+    return rc;
+}
+
+
+static int
+files_sync_dir(const char *path, struct engine_error *e)
+{
+    int  fd, rc;
+
+    fd = open(path, O_RDONLY|O_CLOEXEC|O_DIRECTORY);
+
+    if (fd == -1) {
+        return files_error(e, "open", path);
+    }
+
+    rc = fsync(fd) == 0 ? 0 : files_error(e, "fsync", path);
+
+    (void) close(fd);
+
+    return rc;
+}
+
+
+int
+files_sync_names(struct store *s, struct engine_error *e)
+{
+    int                i;
+    char               path[PATH_MAX];
+    const char        *store;
+
+    static const struct {
+        enum files_dir   dir;
+        const char      *name;
+    } dirs[] = {
+        { FILES_SPOOL, ZONE_DIR_SPOOL },
+        { FILES_BLOBS, ZONE_DIR_BLOBS }
+    };
+
+    store = s->daemon->policy.store;
+
+    for (i = 0; i < (int) ARRAY_LENGTH(dirs); i++) {
+
+        if (!(s->unsynced & (uint32_t) dirs[i].dir)
+            || ZONE_MUTANT("files.sync-names"))
+        {
+            continue;
+        }
+
+        if (zone_path(path, sizeof(path), store, dirs[i].name) != 0
+            || files_sync_dir(path, e) != 0)
+        {
+            return -1;
+        }
+    }
+
+    s->unsynced = 0;
+
+    return 0;
+}
+
+
+int
+files_sync_made(const struct policy *p, struct engine_error *e)
+{
+    char  path[PATH_MAX], *slash;
+
+    if (zone_path(path, sizeof(path), p->store, ZONE_DIR_SPOOL) != 0
+        || files_sync_dir(path, e) != 0
+        || files_sync_dir(p->store, e) != 0)
+    {
+        return -1;
+    }
+
+    (void) snprintf(path, sizeof(path), "%s", p->store);
+    slash = strrchr(path, '/');
+
+    if (slash == NULL || slash == path) {
+        return 0;
+    }
+
+    *slash = '\0';
+
+    /* one that may not be read was made by somebody else, long ago */
+
+    return files_sync_dir(path, e) == 0 || e->err == EACCES ? 0 : -1;
+}
+
+
 /* Is the job in a ring still?  Nothing is taken from it. */
 
 static int

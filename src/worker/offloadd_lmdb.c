@@ -142,6 +142,8 @@ lmdb_open_env(struct lmdb *m, struct engine_error *e)
     (void) mdb_env_get_fd(m->env, &m->fd);
     m->page = st.ms_psize;
     m->allocated = 0;
+    m->unsure = 1;                              /* who wrote it may have been
+                                                   killed before its sync */
 
     rc = mdb_txn_begin(m->env, NULL, 0, &txn);
     if (rc) {
@@ -296,6 +298,7 @@ lmdb_begin(void *self, struct engine_error *e)
 
     if (rc) {
         m->txn = NULL;
+        m->unsure = 1;
 
         if (rc == MDB_PANIC) {
             mdb_env_close(m->env);
@@ -311,6 +314,13 @@ lmdb_begin(void *self, struct engine_error *e)
 
     return 0;
 }
+
+
+/*
+ * A transaction that wrote nothing commits nothing, and syncs nothing.  So
+ * after a failure, and after the opening, one row is always written: what a
+ * commit reports as stored must not hang on an older, unfinished sync.
+ */
 
 
 static void
@@ -331,7 +341,7 @@ lmdb_commit(void *self, struct engine_error *e)
     MDB_val       key, data;
     struct lmdb  *m = self;
 
-    if (m->txn_next_seq != m->next_seq) {
+    if (m->txn_next_seq != m->next_seq || m->unsure) {
         key.mv_data = "next_seq";
         key.mv_size = 8;
         data.mv_data = &m->txn_next_seq;
@@ -345,6 +355,7 @@ lmdb_commit(void *self, struct engine_error *e)
 
     rc = mdb_txn_commit(m->txn);                /* frees it either way */
     m->txn = NULL;
+    m->unsure = rc != 0;
 
     if (rc) {
         return lmdb_fail(e, rc, "the store's commit");
@@ -453,12 +464,16 @@ lmdb_free_pages(struct lmdb *m)
  */
 
 static int
-lmdb_room(void *self, uint64_t *bytes, struct engine_error *e)
+lmdb_room(void *self, uint64_t max, uint64_t *bytes, struct engine_error *e)
 {
     int           err;
     uint64_t      used, need, inside;
     MDB_envinfo   info;
     struct lmdb  *m = self;
+
+    if (m->env == NULL) {
+        return lmdb_fail(e, MDB_PANIC, "the store");
+    }
 
     (void) mdb_env_info(m->env, &info);
 
@@ -469,8 +484,14 @@ lmdb_room(void *self, uint64_t *bytes, struct engine_error *e)
         return 0;
     }
 
-    err = posix_fallocate(m->fd, (off_t) used,
-                          (off_t) (need - used + LMDB_STEP));
+    if (max && need > max) {
+        err = EFBIG;
+
+    } else {
+        err = posix_fallocate(m->fd, (off_t) used,
+                              (off_t) (need - used + LMDB_STEP));
+    }
+
     if (err == 0) {
         m->allocated = need + LMDB_STEP;
         return 0;
@@ -482,9 +503,10 @@ lmdb_room(void *self, uint64_t *bytes, struct engine_error *e)
     if (inside < 2 * LMDB_RESERVE) {
         e->err = err;
         (void) snprintf(e->text, sizeof(e->text), "%.200s/" STORE_FILE
-                        " can not grow by %llu bytes: %s", m->policy->store,
-                        (unsigned long long) (need - used + LMDB_STEP),
-                        strerror(err));
+                        " has %llu bytes and can not grow: %s",
+                        m->policy->store, (unsigned long long) used,
+                        err == EFBIG ? "it has reached its max"
+                                     : strerror(err));
         return -1;
     }
 
@@ -573,6 +595,8 @@ const struct engine  engine_lmdb = {
     .settle = lmdb_settle,
     .requeue = lmdb_requeue,
     .cancel = lmdb_cancel,
+    .withdraw = lmdb_withdraw,
+    .knows = lmdb_knows,
     .expire = lmdb_expire,
     .first_expiry = lmdb_first_expiry,
     .next_seq = lmdb_next_seq,

@@ -35,6 +35,8 @@ struct lmdb {
     uint32_t              page;
     int                   fd;                   /* of the data file */
     uint64_t              allocated;            /* known to be on the disk */
+    int                   unsure;               /* what the last commit left:
+                                                   the next one must write */
     uint64_t              next_seq;             /* as of the last commit */
     uint64_t              txn_next_seq;
     uint64_t              first_expiry;         /* a lower bound */
@@ -69,6 +71,8 @@ int lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
 int lmdb_settle(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_requeue(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e);
+int lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e);
+int lmdb_knows(void *self, const uint8_t *id, struct engine_error *e);
 int lmdb_del(struct lmdb *m, enum lmdb_db db, MDB_val *key,
     struct engine_error *e);
 int lmdb_drop_result(struct lmdb *m, uint64_t seq,

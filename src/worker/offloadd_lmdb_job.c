@@ -451,23 +451,21 @@ lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
 }
 
 
-int
-lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
+/* ENGINE_NOT_FOUND when there is no job of that id. */
+
+static int
+lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e)
 {
-    int               rc;
-    MDB_val           key, data;
-    uint64_t          seq;
-    struct lmdb      *m = self;
-    struct store_job  row;
+    int      rc;
+    MDB_val  key, data;
 
-    c->seq = 0;
-
-    key.mv_data = (void *) (uintptr_t) c->id;
+    key.mv_data = (void *) (uintptr_t) id;
     key.mv_size = ZONE_ID_SIZE;
 
     rc = mdb_get(m->txn, m->db[LMDB_IDS], &key, &data);
 
-    if (rc == MDB_NOTFOUND || (rc == 0 && data.mv_size != sizeof(seq))) {
+    if (rc == MDB_NOTFOUND || (rc == 0 && data.mv_size != sizeof(*seq))) {
         return ENGINE_NOT_FOUND;
     }
 
@@ -475,7 +473,26 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
         return lmdb_fail(e, rc, STORE_DB_IDS);
     }
 
-    memcpy(&seq, data.mv_data, sizeof(seq));
+    memcpy(seq, data.mv_data, sizeof(*seq));
+
+    return 0;
+}
+
+
+int
+lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
+{
+    int               rc;
+    uint64_t          seq;
+    struct lmdb      *m = self;
+    struct store_job  row;
+
+    c->seq = 0;
+
+    rc = lmdb_find(m, c->id, &seq, e);
+    if (rc != 0) {
+        return rc;
+    }
 
     rc = lmdb_get_row(m, m->txn, seq, &row, e);
     if (rc != 0) {
@@ -510,4 +527,60 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
 
         return ENGINE_NOT_FOUND;
     }
+}
+
+
+int
+lmdb_knows(void *self, const uint8_t *id, struct engine_error *e)
+{
+    int       rc;
+    uint64_t  seq;
+
+    rc = lmdb_find(self, id, &seq, e);
+
+    return rc == -1 ? -1 : rc == 0;
+}
+
+
+/* Its number is not given out again. */
+
+int
+lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e)
+{
+    int               rc;
+    MDB_val           key;
+    uint64_t          seq;
+    struct lmdb      *m = self;
+    struct store_job  row;
+
+    rc = lmdb_find(m, id, &seq, e);
+
+    if (rc == 0) {
+        rc = lmdb_get_row(m, m->txn, seq, &row, e);
+    }
+
+    if (rc != 0) {
+        return rc == ENGINE_NOT_FOUND ? 0 : -1;
+    }
+
+    if (row.state != STORE_QUEUED && row.state != STORE_RUNNING) {
+        return 0;
+    }
+
+    key.mv_data = (void *) (uintptr_t) id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    if (lmdb_del(m, LMDB_IDS, &key, e) != 0) {
+        return -1;
+    }
+
+    lmdb_seq_key(&key, &seq);
+
+    if (lmdb_del(m, LMDB_JOBS, &key, e) != 0) {
+        return -1;
+    }
+
+    lmdb_seq_key(&key, &seq);
+
+    return lmdb_del(m, LMDB_REQUESTS, &key, e);
 }

@@ -52,6 +52,7 @@ static const struct policy_key  policy_keys[] = {
     { "path", POLICY_PATH, member(path), member_size(path), 1 },
     { "store", POLICY_PATH, member(store), member_size(store) - 64, 1 },
     { "durability", POLICY_DURABILITY, member(durability), 0, 0 },
+    { "max_bytes", POLICY_NUMBER, member(max_bytes), INT64_MAX, 0 },
     { "concurrency", POLICY_COUNT, member(concurrency),
       POLICY_CONCURRENCY_MAX, 1 },
     { "ttl_ms", POLICY_NUMBER, member(ttl_ms), POLICY_MS_MAX, 1 },
@@ -394,12 +395,14 @@ policy_reload(struct offloadd *d, int forced)
     d->policy.concurrency = p.concurrency;
     d->policy.ttl_ms = p.ttl_ms;
     d->policy.tombstone_ms = p.tombstone_ms;
+    d->policy.max_bytes = p.max_bytes;
     d->policy.leave_ms = p.leave_ms;
     d->policy.log_level = p.log_level;
     memcpy(d->policy.log, p.log, sizeof(p.log));
 
     atomic_store(&d->store.ttl_ms, p.ttl_ms);
     atomic_store(&d->store.tombstone_ms, p.tombstone_ms);
+    atomic_store(&d->store.max_bytes, p.max_bytes);
 
     if (log_open(p.log, p.log_level) != 0) {
         log_text(LOG_ERROR, "log %s: %s", p.log, strerror(errno));

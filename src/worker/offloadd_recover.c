@@ -130,6 +130,12 @@ recover(struct offloadd *d, struct engine_error *e)
     (void) snprintf(e->text, sizeof(e->text), "no memory for the jobs in the "
                     "store");
 
+    if (claims_recover(&d->store, e) != 0) {
+        return -1;
+    }
+
+    ZONE_FAILPOINT("recover.claims");
+
     if (d->store.engine->recover(d->store.self, recover_job, &ctx, e) != 0) {
         return -1;
     }

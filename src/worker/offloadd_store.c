@@ -34,7 +34,6 @@ static int store_expire(struct store *s, struct engine_error *e);
 static int store_apply(struct store *s, struct store_op *op,
     struct engine_error *e);
 static void store_committed(struct store *s, struct store_batch *b);
-static void store_failed(struct store *s, const struct engine_error *e);
 static void store_rotate(struct store *s);
 static void store_upkeep(struct store *s);
 static void store_wait(struct store *s);
@@ -78,6 +77,7 @@ store_round(struct store *s)
     now = clock_ms();
 
     if (s->todo == NULL && s->engine->first_expiry(s->self) > now
+        && s->failures == 0                     /* else: does it work again? */
         && (mono_ms() < s->full_until || !drain_pending(s)))
     {
         return 0;
@@ -100,6 +100,10 @@ store_round(struct store *s)
         rc = store_fill(s, b, &e);
 
         if (rc == 0) {
+            rc = files_sync_names(s, &e);
+        }
+
+        if (rc == 0) {
             ZONE_FAILPOINT("store.before-commit");
             rc = s->engine->commit(s->self, &e);
 
@@ -113,6 +117,12 @@ store_round(struct store *s)
         store_batch_free(b);
         store_failed(s, &e);
         store_rotate(s);
+        return 0;
+    }
+
+    if (claims_committed(s) != 0) {
+        drain_undo(s);                          /* stopping: as if killed */
+        store_batch_free(b);
         return 0;
     }
 
@@ -210,6 +220,13 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
 
     case STORE_OP_SETTLE:
         ZONE_FAILPOINT("settle.before-commit");
+
+        if (s->durable && op->headers && op->body == NULL
+            && files_sync(s, FILES_BLOBS, op->row.id, e) == -1)
+        {
+            return -1;
+        }
+
         op->row.expires_ms = op->row.finished_ms + atomic_load(&s->ttl_ms);
         rc = s->engine->settle(s->self, op, e);
         break;
@@ -280,6 +297,8 @@ store_committed(struct store *s, struct store_batch *b)
 
     s->failures = 0;
     s->retry_at = 0;
+    atomic_fetch_and(&s->daemon->zone.worker->refusing,
+                     ~(uint32_t) ZONE_REFUSING_FAILED);
 
     store_failpoints(s);
 
@@ -344,7 +363,7 @@ store_rotate(struct store *s)
 
 /* 20 ms, 40 ms, ... 2 s; said at once and then each 10 s. */
 
-static void
+void
 store_failed(struct store *s, const struct engine_error *e)
 {
     uint64_t         now, pause;
@@ -367,6 +386,12 @@ store_failed(struct store *s, const struct engine_error *e)
         log_end(&l);
         s->error_logged = now;
     }
+
+    atomic_fetch_or(&s->daemon->zone.worker->refusing, ZONE_REFUSING_FAILED);
+
+    if (s->durable) {
+        claims_refuse(s, ZONE_FAILED);
+    }
 }
 
 
@@ -383,9 +408,8 @@ store_upkeep(struct store *s)
         s->failed = 0;
     }
 
-    if (s->full && now >= s->full_until + STORE_RETRY_MAX_MS) {
-        log_text(LOG_NOTICE, "the store has room for new jobs again");
-        s->full = 0;
+    if (s->full && s->failures == 0 && now >= s->full_until) {
+        drain_look(s);
     }
 
     if (s->npending && now - s->last_pending >= STORE_TICK_MS / 10) {

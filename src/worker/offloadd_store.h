@@ -124,8 +124,9 @@ struct engine {
     int       (*commit)(void *self, struct engine_error *e);
     void      (*abort)(void *self);
     /* How many bytes of new jobs may be taken, of those wanted, such that
-     * room is left to finish them? */
-    int       (*room)(void *self, uint64_t *bytes, struct engine_error *e);
+     * room is left to finish them and the store stays below max (0: none)? */
+    int       (*room)(void *self, uint64_t max, uint64_t *bytes,
+                   struct engine_error *e);
     int       (*insert)(void *self, struct engine_insert *i,
                    struct engine_error *e);
     int       (*start)(void *self, struct store_op *op, uint64_t now_ms,
@@ -136,6 +137,12 @@ struct engine {
                    struct engine_error *e);
     int       (*cancel)(void *self, struct engine_cancel *c,
                    struct engine_error *e);
+    /* Removes a job that was never scheduled, as if it had never been
+     * inserted; nothing if it is not there. */
+    int       (*withdraw)(void *self, const uint8_t *id,
+                   struct engine_error *e);
+    /* 1 if there is a job of that id, in the open transaction. */
+    int       (*knows)(void *self, const uint8_t *id, struct engine_error *e);
     /* At most max; how many. */
     int       (*expire)(void *self, uint64_t now_ms, uint64_t tombstone_ms,
                    int max, struct engine_error *e);
@@ -163,6 +170,8 @@ struct drain_lane {
 
 struct drain_item {
     struct zone_record    record;               /* private copy */
+    struct zone_record   *at;                   /* in the ring; until the head
+                                                   moves */
     uint32_t              lane;
     uint32_t              kind;                 /* enum drain_kind */
     uint64_t              seq;
@@ -199,6 +208,7 @@ struct store {
     int                   loop_event;
     _Atomic uint64_t      ttl_ms;               /* live policy */
     _Atomic uint64_t      tombstone_ms;
+    _Atomic uint64_t      max_bytes;
 
     /* The store thread's own. */
     struct store_op      *todo;                 /* taken, not committed */
@@ -224,6 +234,9 @@ struct store {
     uint64_t              last_pending;
     int                   full;                 /* no room for new jobs */
     uint64_t              full_until;           /* mono ms: look again */
+    int                   durable;              /* durability=disk */
+    uint32_t              unsynced;             /* FILES_*: directories with
+                                                   new names in them */
 };
 
 int store_init(struct store *s, struct offloadd *d, struct engine_error *e);
@@ -236,18 +249,21 @@ void store_submit(struct store *s, struct store_op *first,
 struct store_batch *store_take(struct store *s);
 void store_batch_free(struct store_batch *b);
 void store_stop(struct store *s);               /* finishes what is there */
+int store_stopping(struct store *s);            /* store thread asks */
+void store_failed(struct store *s, const struct engine_error *e);
 int store_drained(struct store *s);             /* all rings are empty */
 int store_batch_reserve(struct store_batch *b, uint32_t n);
 struct store_event *store_event_add(struct store_batch *b);
 
 
-/* offloadd_drain.c (store thread) */
+/* offloadd_drain.c, offloadd_drained.c (store thread) */
 
 enum drain_kind {
     DRAIN_JOB = 1,
     DRAIN_KNOWN,                                /* drained before a kill */
     DRAIN_CANCEL,
-    DRAIN_REJECT                                /* not a request */
+    DRAIN_REJECT,                               /* not a request */
+    DRAIN_WITHDRAWN                             /* nobody waits any more */
 };
 
 int drain_init(struct store *s, struct zone_error *e);
@@ -257,6 +273,19 @@ int drain_read(struct store *s, uint32_t max, struct engine_error *e);
 /* After the commit (into the batch), after an abort. */
 void drain_finish(struct store *s, struct store_batch *b);
 void drain_undo(struct store *s);
+void drain_give_back(struct store *s, struct attempt *a);
+/* Room in the store again?  Until then new jobs are refused, or wait. */
+void drain_look(struct store *s);
+
+
+/* offloadd_claim.c (store thread) */
+
+int claim_withdrawn(struct store *s, const struct zone_record *rec,
+    struct engine_error *e);
+int claims_committed(struct store *s);
+void claims_refuse(struct store *s, uint32_t result);
+/* Main thread, before jobs are scheduled. */
+int claims_recover(struct store *s, struct engine_error *e);
 
 
 /* offloadd_answer.c (store thread) */

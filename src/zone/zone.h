@@ -452,6 +452,29 @@ struct zone_record *zone_sq_reserve(struct zone_producer *p, uint16_t type,
     uint64_t payload);
 void zone_sq_publish(struct zone_producer *p);
 
+/*
+ * The claim on a JOB record with a token, see enum zone_record_claim.  Each
+ * returns 1 when the step is done (or was, before), 0 when the other side was
+ * first: offloadd must undo what was withdrawn, nginx must keep the promise.
+ */
+int zone_claim_take(struct zone_record *rec);       /* offloadd: read it */
+int zone_claim_commit(struct zone_record *rec);     /* offloadd: stored it */
+int zone_claim_withdraw(struct zone_record *rec);   /* gives up on it */
+
+enum zone_withdraw {
+    ZONE_WITHDRAWN = 0,                         /* it will never run */
+    ZONE_WITHDRAW_COMMITTED,                    /* too late: it is stored */
+    ZONE_WITHDRAW_CONSUMED                      /* gone from the ring: the
+                                                   store knows */
+};
+
+/*
+ * nginx gives up waiting for the record that was published up to `end` (the
+ * producer's tail after it).  Only the process that published it may ask.
+ */
+int zone_sq_withdraw(struct zone_producer *p, struct zone_record *rec,
+    uint64_t end);
+
 static inline uint8_t *
 zone_record_payload(const struct zone_record *rec)
 {
@@ -488,6 +511,14 @@ int zone_sq_peek(struct zone_consumer *c, struct zone_record **rec,
 void zone_sq_release(struct zone_consumer *c);
 /* Forget the peeks since the last release. */
 void zone_sq_rewind(struct zone_consumer *c);
+
+
+/*
+ * Bytes of records in the lane that may not be thrown away: jobs whose 202
+ * was sent with the publishing, and those withdrawn from what the store may
+ * have.  Others are nobody's when their nginx is gone.
+ */
+uint64_t zone_lane_owed(struct zone *z, uint32_t lane);
 
 
 /* zone_cq.c: the completion ring */
@@ -563,12 +594,19 @@ int zone_check(const struct zone *z, zone_report report, void *ctx);
  * zone_failpoint.c: named places to die at, for tests.  Compiled in only
  * with -DOFFLOAD_FAILPOINTS; then the environment's OFFLOAD_FAILPOINT=name
  * (or name:N, the Nth time it is passed) makes the process SIGKILL itself.
+ *
+ * ZONE_MUTANT(name) is 0, and 1 in that build under OFFLOAD_MUTANT=name:
+ * what stands under !ZONE_MUTANT(name) is left out then, to show that the
+ * tests notice.
  */
 #ifdef OFFLOAD_FAILPOINTS
 void zone_failpoint(const char *name);
+int zone_mutant(const char *name);
 #define ZONE_FAILPOINT(name)  zone_failpoint(name)
+#define ZONE_MUTANT(name)     zone_mutant(name)
 #else
 #define ZONE_FAILPOINT(name)  ((void) 0)
+#define ZONE_MUTANT(name)     0
 #endif
 
 #endif /* OFFLOAD_ZONE_H */

@@ -167,10 +167,10 @@ zone_check_records(struct zone_look *k, uint64_t head, uint64_t tail)
         claim = zone_load(&rec.claim);
         bad = zone_record_check(k->zone, &rec, pos, tail - pos, k->index, &e);
 
-        if (bad == 0 && claim > ZONE_CLAIM_WITHDRAWN) {
+        if (bad == 0 && claim > ZONE_CLAIM_COMMITTED) {
             bad = zone_fail(&e, 0, "lane %u: record at %" PRIu64 ": claim is "
                             "%u, at most %d", k->index, pos, claim,
-                            ZONE_CLAIM_WITHDRAWN);
+                            ZONE_CLAIM_COMMITTED);
         }
 
         if (bad) {

@@ -1,9 +1,11 @@
 /*
- * Named places to die at.  Tests only: without -DOFFLOAD_FAILPOINTS this file
+ * Named places to die at, named steps to leave out.  Tests only: without -DOFFLOAD_FAILPOINTS this file
  * is empty and the places cost nothing.
  *
  *      OFFLOAD_FAILPOINT=name      the first time it is passed
  *      OFFLOAD_FAILPOINT=name:N    the Nth time
+ *
+ *      OFFLOAD_MUTANT=name         leave out the step of that name
  *
  * SIGKILL, so that nothing of the process runs after it: no handler, no
  * atexit(), no flush.
@@ -51,6 +53,17 @@ zone_failpoint(const char *name)
     if (atomic_fetch_add(&passed, 1) + 1 == at) {
         kill(getpid(), SIGKILL);
     }
+}
+
+
+int
+zone_mutant(const char *name)
+{
+    const char  *want;
+
+    want = getenv("OFFLOAD_MUTANT");
+
+    return want != NULL && strcmp(want, name) == 0;
 }
 
 #else

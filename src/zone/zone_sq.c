@@ -219,6 +219,86 @@ zone_sq_publish(struct zone_producer *p)
 }
 
 
+/*
+ * Acquire and release on each step: whoever finds COMMITTED sees what was
+ * written before the commit, whoever finds WITHDRAWN acts after the other's
+ * decision.
+ */
+
+static int
+zone_claim(struct zone_record *rec, uint32_t from, uint32_t or, uint32_t to)
+{
+    uint32_t  claim;
+
+    claim = atomic_load_explicit(&rec->claim, memory_order_acquire);
+
+    while (claim == from || claim == or) {
+        if (atomic_compare_exchange_weak_explicit(&rec->claim, &claim, to,
+                                                  memory_order_acq_rel,
+                                                  memory_order_acquire))
+        {
+            return 1;
+        }
+    }
+
+    return claim == to;
+}
+
+
+int
+zone_claim_take(struct zone_record *rec)
+{
+    /* one taken by an offloadd that was killed, or that had committed it */
+
+    return zone_claim(rec, ZONE_CLAIM_NONE, ZONE_CLAIM_NONE, ZONE_CLAIM_TAKEN)
+           || atomic_load_explicit(&rec->claim, memory_order_acquire)
+              != ZONE_CLAIM_WITHDRAWN;
+}
+
+
+int
+zone_claim_commit(struct zone_record *rec)
+{
+    ZONE_FAILPOINT("claim.commit.before");
+
+    return zone_claim(rec, ZONE_CLAIM_NONE, ZONE_CLAIM_TAKEN,
+                      ZONE_CLAIM_COMMITTED);
+}
+
+
+int
+zone_claim_withdraw(struct zone_record *rec)
+{
+    return zone_claim(rec, ZONE_CLAIM_NONE, ZONE_CLAIM_TAKEN,
+                      ZONE_CLAIM_WITHDRAWN);
+}
+
+
+/*
+ * While the head has not passed it, the record is where it was written, and
+ * nobody but this producer will ever write over it.
+ */
+
+int
+zone_sq_withdraw(struct zone_producer *p, struct zone_record *rec,
+    uint64_t end)
+{
+    if ((int64_t) (zone_load_acquire(&p->lane->sq_head) - end) >= 0) {
+        return ZONE_WITHDRAW_CONSUMED;
+    }
+
+    ZONE_FAILPOINT("sq.withdraw.before");
+
+    if (!zone_claim_withdraw(rec)) {
+        return ZONE_WITHDRAW_COMMITTED;
+    }
+
+    ZONE_FAILPOINT("sq.withdraw.done");
+
+    return ZONE_WITHDRAWN;
+}
+
+
 static int
 zone_record_bad(struct zone_error *e, uint32_t lane, uint64_t pos,
     const char *field, uint64_t found, const char *rule, uint64_t limit)
@@ -422,4 +502,39 @@ void
 zone_sq_rewind(struct zone_consumer *c)
 {
     c->pos = zone_load(&c->lane->sq_head);
+}
+
+
+uint64_t
+zone_lane_owed(struct zone *z, uint32_t lane)
+{
+    int                   rc;
+    uint64_t              owed;
+    struct zone_error     e;
+    struct zone_record   *rec;
+    struct zone_consumer  c;
+
+    memset(&c, 0, sizeof(c));
+
+    c.zone = z;
+    c.lane = zone_lane(z, lane);
+    c.sq = zone_lane_sq(z, lane);
+    c.sq_size = z->geo.sq_size;
+    c.pos = zone_load_acquire(&c.lane->sq_head);
+    c.index = lane;
+
+    owed = 0;
+
+    while ((rc = zone_sq_peek(&c, &rec, &e)) == 1) {
+        if (rec->type == ZONE_RECORD_JOB
+            && (rec->token == 0
+                || zone_load(&rec->claim) == ZONE_CLAIM_WITHDRAWN))
+        {
+            owed += rec->size;
+        }
+    }
+
+    /* what can not be read may be anything */
+
+    return rc == 0 ? owed : owed + zone_load(&c.lane->sq_tail) - c.pos;
 }

@@ -301,6 +301,32 @@ sub offloadd {
 }
 
 
+# For a zone with offload_worker off: offloadd as nginx would start it, or one
+# that dies at a named place.  Its pid: a child of the test's.
+
+sub by_hand {
+    my ($self, $failpoint, %env) = @_;
+
+    # the policy names what a worker may not run without
+    wait_until(10, sub { -e "$self->{zone_dir}/policy.json" });
+
+    my $pid = fork // die "fork: $!\n";
+
+    if (!$pid) {
+        open STDERR, '>>', "$self->{prefix}/by-hand.log";
+        open STDOUT, '>&', \*STDERR;
+        $ENV{OFFLOAD_FAILPOINT} = $failpoint if $failpoint;
+        @ENV{keys %env} = values %env;
+        exec(($> == 0 ? ('setpriv', "--reuid=$USER", "--regid=$USER",
+                         '--clear-groups') : ()),
+             $self->{start_script}, '-c', "$self->{zone_dir}/policy.json")
+            or POSIX::_exit(127);
+    }
+
+    return $pid;
+}
+
+
 sub policy {
     my ($self, $zone) = @_;
 

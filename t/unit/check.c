@@ -123,7 +123,7 @@ test_seeded(void)
     broken(record()->payload = 1, "size is 192, must be 64");
     broken(record()->flags = 3, "flags is 3");
     broken(record()->slot = 64, "slot is 64, less than 64");
-    broken(record()->claim = 3, "claim is 3");
+    broken(record()->claim = 4, "claim is 4");
     broken(record()->type = ZONE_RECORD_PAD, "size is 192, must be");
 
     broken(lane->cq_tail = lane->cq_head + 4097, "ring of 4096 entries");

@@ -1,0 +1,273 @@
+/*
+ * The promise of durability=disk: nginx waits with its 202 until offloadd has
+ * committed the job, and may give up.  Which of the two was first is decided
+ * by the record's claim, in the ring.  Store thread, or main before it.
+ *
+ *      read            NONE -> TAKEN
+ *      commit
+ *      claim           TAKEN -> COMMITTED, and only then the job is scheduled
+ *                      TAKEN -> WITHDRAWN, by nginx: the 503 is on its way,
+ *                      and the job leaves the store again, before the record
+ *                      leaves the ring
+ *
+ * A kill anywhere in between leaves the record where it is.  The next
+ * offloadd finds it in claims_recover(), before anything is scheduled: what
+ * the store has is COMMITTED now, or WITHDRAWN and removed.
+ */
+
+#include "offloadd.h"
+
+#include <string.h>
+#include <time.h>
+
+
+static int
+claim_waited_for(const struct zone_record *rec)
+{
+    return rec->type == ZONE_RECORD_JOB && rec->token != 0;
+}
+
+
+/* The body of a job that will not be, unless its row says so itself. */
+
+static void
+claim_unlink_body(struct store *s, const struct zone_record *rec)
+{
+    struct zone_request_view  view;
+
+    if (zone_request_parse(&view, zone_record_payload(rec), rec->payload)
+        == NULL
+        && (view.fixed.flags & ZONE_REQUEST_BODY_FILE))
+    {
+        files_unlink(s->daemon->policy.store, ZONE_DIR_SPOOL, rec->id, "");
+    }
+}
+
+
+/*
+ * Inside the open transaction: a withdrawn record.  The store knows it when
+ * an offloadd died, or its commit failed half-way, after it had taken it.
+ */
+
+int
+claim_withdrawn(struct store *s, const struct zone_record *rec,
+    struct engine_error *e)
+{
+    if (!ZONE_MUTANT("claim.withdraw")
+        && s->engine->withdraw(s->self, rec->id, e) == -1)
+    {
+        return -1;
+    }
+
+    claim_unlink_body(s, rec);
+
+    return 0;
+}
+
+
+/* After the commit: what it promised, and what nobody wants any more. */
+
+static uint32_t
+claims_settle(struct store *s)
+{
+    uint32_t            i, n;
+    struct drain_item  *item;
+
+    for (i = 0, n = 0; i < s->nitems; i++) {
+        item = &s->items[i];
+
+        if (item->record.token == 0
+            || (item->kind != DRAIN_JOB && item->kind != DRAIN_KNOWN))
+        {
+            continue;
+        }
+
+        if (zone_claim_commit(item->at)) {
+            ZONE_FAILPOINT("claim.committed");
+            continue;
+        }
+
+        if (item->attempt) {
+            drain_give_back(s, item->attempt);
+            item->attempt = NULL;
+        }
+
+        item->kind = DRAIN_WITHDRAWN;
+        n++;
+    }
+
+    return n;
+}
+
+
+static int
+claims_remove(struct store *s, struct engine_error *e)
+{
+    uint32_t  i;
+
+    if (s->engine->begin(s->self, e) != 0) {
+        return -1;
+    }
+
+    for (i = 0; i < s->nitems; i++) {
+        if (s->items[i].kind == DRAIN_WITHDRAWN
+            && claim_withdrawn(s, s->items[i].at, e) != 0)
+        {
+            s->engine->abort(s->self);
+            return -1;
+        }
+    }
+
+    ZONE_FAILPOINT("claim.remove.before-commit");
+
+    return s->engine->commit(s->self, e);
+}
+
+
+/*
+ * A withdrawn job leaves the store before its record leaves the ring and the
+ * batch reaches the loop.  As long as the store refuses, this waits: -1 when
+ * offloadd is to stop, and then the ring keeps what there is to know.
+ */
+
+int
+claims_committed(struct store *s)
+{
+    struct timespec      pause = { 0, 20000000 };
+    struct engine_error  e;
+
+    if (claims_settle(s) == 0) {
+        return 0;
+    }
+
+    ZONE_FAILPOINT("claim.remove.begin");
+
+    while (claims_remove(s, &e) != 0) {
+        store_failed(s, &e);
+
+        if (store_stopping(s)) {
+            return -1;
+        }
+
+        (void) nanosleep(&pause, NULL);
+    }
+
+    s->failures = 0;
+    s->retry_at = 0;
+
+    return 0;
+}
+
+
+/*
+ * What cannot be stored now nobody shall wait for.  The records stay: their
+ * jobs may be in the store, after a commit that failed on its last page, and
+ * are removed from it when it can be written again.
+ */
+
+void
+claims_refuse(struct store *s, uint32_t result)
+{
+    uint32_t                i;
+    struct zone_error       e;
+    struct zone_record     *rec;
+    struct zone_consumer    c;
+    struct zone_completion  answer;
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+
+        if (atomic_load(&s->lanes[i].corrupt)) {
+            continue;
+        }
+
+        c = s->lanes[i].consumer;               /* a copy: it reads ahead */
+        zone_sq_rewind(&c);
+
+        while (zone_sq_peek(&c, &rec, &e) == 1) {
+
+            if (!claim_waited_for(rec)
+                || atomic_load(&rec->claim) == ZONE_CLAIM_WITHDRAWN
+                || !zone_claim_withdraw(rec))
+            {
+                continue;
+            }
+
+            ZONE_FAILPOINT("claim.refused");
+
+            memset(&answer, 0, sizeof(answer));
+            answer.token = rec->token;
+            answer.type = rec->type;
+            answer.result = result;
+            memcpy(answer.id, rec->id, ZONE_ID_SIZE);
+
+            answer_post(s, i, &answer);
+        }
+    }
+
+    answer_bells(s);
+}
+
+
+/* One record that is in a ring when offloadd starts. */
+
+static int
+claim_recover(struct store *s, struct zone_record *rec,
+    struct engine_error *e)
+{
+    int  known;
+
+    if (!claim_waited_for(rec)) {
+        return 0;
+    }
+
+    known = s->engine->knows(s->self, rec->id, e);
+
+    if (known == -1) {
+        return -1;
+    }
+
+    if (known && !zone_claim_commit(rec)) {
+        return claim_withdrawn(s, rec, e);
+    }
+
+    return 0;
+}
+
+
+int
+claims_recover(struct store *s, struct engine_error *e)
+{
+    int                   rc;
+    uint32_t              i;
+    struct zone_error     ze;
+    struct zone_record   *rec;
+    struct zone_consumer  c;
+
+    if (s->engine->begin(s->self, e) != 0) {
+        return -1;
+    }
+
+    rc = 0;
+
+    for (i = 0; rc == 0 && i < s->daemon->zone.geo.lanes; i++) {
+
+        if (atomic_load(&s->lanes[i].corrupt)) {
+            continue;
+        }
+
+        c = s->lanes[i].consumer;
+
+        while (rc == 0 && zone_sq_peek(&c, &rec, &ze) == 1) {
+            rc = claim_recover(s, rec, e);
+        }
+    }
+
+    if (rc != 0) {
+        s->engine->abort(s->self);
+        return -1;
+    }
+
+    ZONE_FAILPOINT("claim.recover.before-commit");
+
+    return s->engine->commit(s->self, e);
+}

@@ -1,0 +1,177 @@
+/*
+ * After the commit of what was drained: slots, events, heads, answers, in an
+ * order in which a kill between any two is made good when the records are
+ * read again.  Store thread only.
+ */
+
+#include "offloadd.h"
+
+#include <string.h>
+
+
+static void drain_item_done(struct store *s, struct store_batch *b,
+    struct drain_item *item);
+
+
+/*
+ * Every slot named by a record leaves SUBMITTED before the head moves: from
+ * then on a lane's repair takes a SUBMITTED slot for one that was never
+ * published.  What is no active job becomes SETTLED, and free by the loop.
+ */
+
+static void
+drain_slot(struct store *s, struct drain_item *item)
+{
+    uint32_t         state;
+    struct zone_job  job;
+
+    memset(&job, 0, sizeof(job));
+    memcpy(job.id, item->record.id, ZONE_ID_SIZE);
+    job.created_ms = item->record.created_ms;
+
+    state = ZONE_SLOT_SETTLED;
+
+    if (item->kind != DRAIN_REJECT && item->kind != DRAIN_WITHDRAWN) {
+        job.seq = item->seq;
+        job.created_ms = item->row.created_ms;
+        job.started_ms = item->row.started_ms;
+        job.body_size = item->row.body_size;
+        job.attempts = item->row.attempts;
+        job.timeout_s = item->row.timeout_s;
+        job.location = item->row.location;
+
+        if (item->row.state == STORE_RUNNING) {
+            state = ZONE_SLOT_RUNNING;
+
+        } else if (item->row.state == STORE_QUEUED) {
+            state = ZONE_SLOT_QUEUED;
+        }
+    }
+
+    zone_slot_write(&s->daemon->zone, item->lane, item->record.slot, &job,
+                    state);
+}
+
+
+/*
+ * The slot is this thread's to write while it is SUBMITTED.  That of a job
+ * that was known may long be the loop's.
+ */
+
+static int
+drain_owns_slot(struct store *s, const struct drain_item *item)
+{
+    struct zone_slot  *slot;
+
+    if (item->kind == DRAIN_CANCEL) {
+        return 0;
+    }
+
+    slot = zone_slot(&s->daemon->zone, item->lane, item->record.slot);
+
+    return atomic_load_explicit(&slot->state, memory_order_relaxed)
+           == ZONE_SLOT_SUBMITTED;
+}
+
+
+void
+drain_finish(struct store *s, struct store_batch *b)
+{
+    uint32_t  i;
+
+    if (s->nitems == 0) {
+        return;
+    }
+
+    ZONE_FAILPOINT("drain.after-commit");
+
+    for (i = 0; i < s->nitems; i++) {
+        if (drain_owns_slot(s, &s->items[i])) {
+            drain_slot(s, &s->items[i]);
+        }
+    }
+
+    atomic_store_explicit(&s->daemon->zone.worker->next_seq,
+                          s->engine->next_seq(s->self), memory_order_relaxed);
+
+    ZONE_FAILPOINT("drain.after-slots");
+
+    /*
+     * What the loop has to know is written down before the heads move: the
+     * records are gone then.  Cancels come last: one from this lane may be
+     * read before its job is from another.
+     */
+
+    for (i = 0; i < s->nitems; i++) {
+        if (s->items[i].kind != DRAIN_CANCEL) {
+            drain_item_done(s, b, &s->items[i]);
+        }
+    }
+
+    for (i = 0; i < s->nitems; i++) {
+        if (s->items[i].kind == DRAIN_CANCEL) {
+            drain_item_done(s, b, &s->items[i]);
+        }
+    }
+
+    for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
+        if (s->lanes[i].taken) {
+            zone_sq_release(&s->lanes[i].consumer);
+            s->lanes[i].taken = 0;
+        }
+    }
+
+    ZONE_FAILPOINT("drain.after-head");
+
+    s->nitems = 0;
+}
+
+
+static void
+drain_item_done(struct store *s, struct store_batch *b,
+    struct drain_item *item)
+{
+    struct store_event      *ev;
+    struct zone_completion   c;
+
+    ev = store_event_add(b);
+    ev->lane = item->lane;
+    ev->slot = item->record.slot;
+    ev->seq = item->seq;
+    ev->token = item->record.token;
+    ev->result = item->result;
+    memcpy(ev->id, item->record.id, ZONE_ID_SIZE);
+
+    switch (item->kind) {
+
+    case DRAIN_CANCEL:
+        ev->type = STORE_EVENT_CANCEL;
+        return;                                 /* answered by the loop */
+
+    case DRAIN_JOB:
+        ev->type = STORE_EVENT_JOB;
+        ev->attempt = item->attempt;
+        ev->has_slot = (uint32_t) zone_slot_holds(&s->daemon->zone,
+                                                  item->lane,
+                                                  item->record.slot,
+                                                  item->record.id);
+        break;
+
+    case DRAIN_KNOWN:
+        ev->type = STORE_EVENT_SLOT;
+        break;
+
+    default:
+        ev->type = STORE_EVENT_REJECT;
+        break;
+    }
+
+    if (item->record.token != 0 && item->kind != DRAIN_WITHDRAWN) {
+        memset(&c, 0, sizeof(c));
+        c.token = item->record.token;
+        c.type = item->record.type;
+        c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED : ZONE_DONE;
+        memcpy(c.id, item->record.id, ZONE_ID_SIZE);
+        answer_post(s, item->lane, &c);
+    }
+}
