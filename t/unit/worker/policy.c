@@ -15,11 +15,11 @@ static const char *const  pairs[][2] = {
     { "durability", "\"memory\"" },
     { "concurrency", "128" },
     { "ttl_ms", "3600000" },
-    { "max_bytes", "0" },
     { "tombstone_ms", "86400000" },
     { "leave_ms", "10000" },
     { "log", "\"\"" },
     { "log_level", "\"info\"" },
+    { "max_bytes", "0" },
 };
 
 #define PAIRS  ((int) ARRAY_LENGTH(pairs))
