@@ -317,7 +317,8 @@ ngx_http_offload_zone_policy(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
                   : ngx_max(1, cycle->connection_n
                                * (ngx_uint_t) ccf->worker_processes / 4);
 
-    json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
+    json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:I,"
+                     " s:I, s:I, s:I, s:I, s:s, s:s}",
                      "layout", 1,
                      "zone", (char *) zone->name.data,
                      "path", (char *) zone->path.data,

@@ -172,7 +172,8 @@ drain_budget(struct store *s)
         bytes = DRAIN_BYTES + ZONE_RECORD_MAX(s->daemon->zone.geo.sq_size);
     }
 
-    if (s->engine->room(s->self, atomic_load(&s->max_bytes), &bytes, &e) != 0) {
+    if (s->engine->room(s->self, atomic_load(&s->max_bytes), &bytes, &e) != 0)
+    {
         if (!s->full) {
             log_text(LOG_ERROR, "new jobs %s: %s", s->durable
                      ? "are refused" : "stay in their rings", e.text);
@@ -222,7 +223,9 @@ drain_look(struct store *s)
 
     bytes = DRAIN_LEAST;
 
-    if (s->engine->room(s->self, atomic_load(&s->max_bytes), &bytes, &e) == 0 && bytes >= DRAIN_LEAST) {
+    if (s->engine->room(s->self, atomic_load(&s->max_bytes), &bytes, &e) == 0
+        && bytes >= DRAIN_LEAST)
+    {
         drain_full(s, 0);
         return;
     }

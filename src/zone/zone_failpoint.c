@@ -1,6 +1,6 @@
 /*
- * Named places to die at, named steps to leave out.  Tests only: without -DOFFLOAD_FAILPOINTS this file
- * is empty and the places cost nothing.
+ * Named places to die at, named steps to leave out.  Tests only: without
+ * -DOFFLOAD_FAILPOINTS this file is empty and the places cost nothing.
  *
  *      OFFLOAD_FAILPOINT=name      the first time it is passed
  *      OFFLOAD_FAILPOINT=name:N    the Nth time
