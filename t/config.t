@@ -52,6 +52,13 @@ my @wrong = (
         server($GOOD), qr/zone "jobs"/ ],
     'durability unknown' => [ 'jobs 16m path=%%ZONE%% durability=paper',
         server($GOOD), qr/"durability=paper"/ ],
+    'max too small' => [ 'jobs 16m path=%%ZONE%% max=1m', server($GOOD),
+        qr/"max=1m".*at least 16m/ ],
+    'max no size' => [ 'jobs 16m path=%%ZONE%% max=lots', server($GOOD),
+        qr/"max=lots".*at least 16m/ ],
+    'store without a parent' => [
+        'jobs 16m path=%%ZONE%% store=/nonexistent/z durability=disk',
+        server($GOOD), qr{store "/nonexistent/z" of zone "jobs"} ],
     'concurrency of 0' => [ 'jobs 16m path=%%ZONE%% concurrency=0',
         server($GOOD), qr/"concurrency=0".*from 1/ ],
     'ttl of nothing' => [ 'jobs 16m path=%%ZONE%% ttl=0', server($GOOD),
@@ -115,6 +122,12 @@ my @wrong = (
         qr/unknown "no_such_thing" variable/ ],
     'access unknown' => [ 'jobs 16m path=%%ZONE%%',
         server('offload_access twice;' . $GOOD), qr/invalid value "twice"/ ],
+    'accept timeout too short' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_accept_timeout 1ms;' . $GOOD),
+        qr/"offload_accept_timeout".*between 100ms and 1h/ ],
+    'accept timeout no time' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_accept_timeout soon;' . $GOOD),
+        qr/offload_accept_timeout/ ],
     'timeout of 0' => [ 'jobs 16m path=%%ZONE%%',
         server('offload_timeout 0;' . $GOOD), qr/between 1s and 24d/ ],
     'timeout no time' => [ 'jobs 16m path=%%ZONE%%',
@@ -147,6 +160,38 @@ while (my ($what, $try) = splice @wrong, 0, 2) {
 }
 
 is_deeply [ glob "$n->{shm}/*" ], [], 'nothing was made by all that';
+
+
+# what may be a mistake, and may be meant, is a warning
+
+for my $try ([ 'a zone on a disk', 'jobs 16m path=%%PREFIX%%/z',
+               qr{path "[^"]*/z" of zone "jobs" in \S+:\d+ is not on a tmpfs} ],
+             [ 'a store in memory',
+               'jobs 16m path=%%ZONE%% store=%%SHM%%/s durability=disk',
+               qr{store "[^"]*/s" of zone "jobs" in \S+:\d+ is on a tmpfs} ],
+             [ 'both as they should be',
+               'jobs 16m path=%%ZONE%% store=%%PREFIX%%/s durability=disk',
+               undef ],
+             [ 'no store named', 'jobs 16m path=%%ZONE%% durability=disk',
+               undef ])
+{
+    my ($what, $zone, $said) = @$try;
+
+    $n->write_conf(zone => $zone, http => server($GOOD),
+                   worker => $n->{start_script});
+
+    my ($code, $out) = $n->run('-t');
+
+    is $code, 0, "$what: is no error" or diag $out;
+
+    if ($said) {
+        like $out, qr/\[warn\].*$said/, "$what: is a warning";
+    } else {
+        unlike $out, qr/\[warn\].*zone "jobs"/, "$what: nothing is said";
+    }
+}
+
+is_deeply [ glob "$n->{shm}/*" ], [], 'nothing was made by that either';
 
 
 # a good one under -t makes nothing either
@@ -282,6 +327,24 @@ cmp_ok $n->request('POST', '/4k/x', body => 'x' x 10_000)->{status}, '>=',
 is $n->request('POST', '/4k/x', body => 'x' x 3_000)->{status}, 202,
     '3 kB with it: in memory';
 chmod 0700, $tmp;
+
+
+# offload_accept_timeout inherits and is overridden; here nobody stores a job
+
+{
+    my $n = Offload->new(backend => $b, worker => 'off',
+        zone => 'jobs 16m path=%%ZONE%% store=%%PREFIX%%/s durability=disk',
+        http => "offload_accept_timeout 200ms;\n" . server($GOOD
+                . 'location /1h/ { offload jobs; offload_accept_timeout 1h; '
+                . 'proxy_pass http://%%BACKEND%%; }'));
+
+    $n->start;
+    is $n->request(POST => '/x', body => 'x')->{status}, 503,
+        'offload_accept_timeout inherits';
+    is $n->request(POST => '/1h/x', body => 'x', deadline => 1)->{error},
+        'too late', 'and is overridden';
+    $n->finish;
+}
 
 
 # a zone that has gone from the configuration

@@ -8,6 +8,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use File::Path ();
 use Offload;
 use Test::More;
 
@@ -215,6 +216,30 @@ my %DIES = (
     kill 'TERM', $pid;
     waitpid $pid, 0;
     $n->finish;
+}
+
+# ---- where the store is when nobody says
+
+SKIP: {
+    my $place = '/var/lib/nginx-offload';
+
+    skip 'only root makes directories there', 4 if $> != 0;
+
+    my $was = -d $place;
+    my $n = Offload->new(backend => $back,
+        zone => "t$$ 16m path=%%ZONE%% durability=disk",
+        http => $HTTP =~ s/\bjobs;/t$$;/gr);
+
+    $n->start;
+    is $n->settled($n->submit(POST => '/x', body => 'x'))->{status},
+        'completed', 'a job in the default store';
+    ok -s "$place/t$$/store.mdb", "which is $place/name";
+    is +(stat "$place/t$$")[2] & 07777, 0700, 'for nobody else';
+    is +(stat _)[4], scalar getpwnam($Offload::USER), 'but its user';
+
+    $n->finish;
+    File::Path::remove_tree("$place/t$$");
+    rmdir $place if !$was;
 }
 
 Offload::finish_all();
