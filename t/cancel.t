@@ -138,4 +138,24 @@ is scalar($b->journal(event => 'done', uri => '/many?gate=i')), 0,
         0, 'none is answered by the backend';
 }
 
+# offloadd dies between the commit and the answer: it is canceled all the same
+
+{
+    my $n = Offload->new(backend => $b, worker => 'off',
+                         build => Offload::failpoints_dir())->start;
+    my $pid = $n->by_hand('drain.after-head:2');
+    my $job = $n->submit(POST => '/answer?gate=k', body => 'x');
+
+    $b->wait_for(1, event => 'request', job => $job->{id});
+
+    my $r = $n->request('DELETE', $job->{path}, deadline => 15);
+
+    waitpid $pid, 0;
+    is $? & 127, 9, 'offloadd dies after a cancel was committed';
+    is $r->{status}, 200, 'and the client is told that it was';
+    like $r->{body}, qr/"status":"canceled"/, 'by the document';
+    $b->open_gate('k');
+    $n->finish;
+}
+
 Offload::finish_all();

@@ -571,6 +571,20 @@ ngx_http_offload_cancel(ngx_http_request_t *r, ngx_http_offload_job_t *job)
 }
 
 
+/* Without an answer it may be done all the same: the store knows first. */
+
+static ngx_uint_t
+ngx_http_offload_was_canceled(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job)
+{
+    return rt != NULL
+           && ngx_http_offload_store_job(rt, r->pool, id, job) == NGX_OK
+           && (job->state == STORE_CANCELED
+               || (job->flags & STORE_DISCARDED));
+}
+
+
 static void
 ngx_http_offload_canceled(ngx_http_request_t *r, ngx_int_t result)
 {
@@ -582,18 +596,19 @@ ngx_http_offload_canceled(ngx_http_request_t *r, ngx_int_t result)
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
-    if (result == NGX_HTTP_OFFLOAD_TIMEOUT || result == ZONE_FAILED) {
-        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
-        goto done;
-    }
-
     rc = ngx_http_offload_parse(r, id, &unused);
 
     if (rc == NGX_OK) {
         rc = ngx_http_offload_find(r, olcf->status, id, &job);
     }
 
-    if (rc != NGX_OK) {
+    if (result != ZONE_DONE && result != ZONE_NOT_FOUND
+        && (rc != NGX_OK
+            || !ngx_http_offload_was_canceled(r, olcf->status->rt, id, &job)))
+    {
+        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
+
+    } else if (rc != NGX_OK) {
         rc = ngx_http_offload_missing(r, rc);
 
     } else if (job.state == STORE_EXPIRED) {
@@ -602,8 +617,6 @@ ngx_http_offload_canceled(ngx_http_request_t *r, ngx_int_t result)
     } else {
         rc = ngx_http_offload_document(r, &job);
     }
-
-done:
 
     ngx_http_finalize_request(r, rc);
 }
