@@ -226,7 +226,8 @@ enum zone_completion_result {
     ZONE_DONE = 0,                              /* done as asked */
     ZONE_NOT_FOUND,                             /* no such job any more */
     ZONE_FAILED,                                /* the store failed */
-    ZONE_NO_ROOM                                /* the store is full */
+    ZONE_NO_ROOM,                               /* the store is full */
+    ZONE_RESULTS
 };
 
 struct zone_completion {

@@ -247,12 +247,12 @@ zone_check_cq(struct zone_look *k)
         c = zone_lane_cq(k->zone, k->index) + (head & (ZONE_CQ_ENTRIES - 1));
 
         if ((c->type != ZONE_RECORD_JOB && c->type != ZONE_RECORD_CANCEL)
-            || c->result > ZONE_FAILED)
+            || c->result >= ZONE_RESULTS)
         {
             zone_find(k->found, "lane %u: completion %" PRIu64 ": type is %u "
                       "and result %u, possible are %d or %d and at most %d",
                       k->index, head, c->type, c->result, ZONE_RECORD_JOB,
-                      ZONE_RECORD_CANCEL, ZONE_FAILED);
+                      ZONE_RECORD_CANCEL, ZONE_RESULTS - 1);
         }
     }
 }

@@ -69,7 +69,7 @@ zone_cq_pop(struct zone *z, uint32_t lane, struct zone_completion *c)
            sizeof(*c));
 
     if ((c->type != ZONE_RECORD_JOB && c->type != ZONE_RECORD_CANCEL)
-        || c->result > ZONE_FAILED)
+        || c->result >= ZONE_RESULTS)
     {
         return -1;
     }

@@ -18,7 +18,7 @@ completion(uint64_t n)
     memset(&c, 0, sizeof(c));
     c.token = n;
     c.type = n % 2 ? ZONE_RECORD_JOB : ZONE_RECORD_CANCEL;
-    c.result = n % 3;
+    c.result = n % ZONE_RESULTS;
     unit_pattern(c.id, sizeof(c.id), n);
 
     return c;
@@ -109,7 +109,7 @@ main(void)
     lane->cq_head = lane->cq_tail = 0;
     must(post(1) == 0);
     ((struct zone_completion *) ((uint8_t *) lane + z.geo.cq_offset))->result
-        = 3;
+        = ZONE_RESULTS;
     is(zone_cq_pop(&z, 0, &c), -1, "so is a result that is none");
 
     is(zone_cq_pop(&z, 1, &c), -1, "there is no lane 1 to pop from");
