@@ -24,6 +24,11 @@ static ngx_uint_t ngx_http_offload_retry(ngx_http_offload_zone_t *zone,
     uint64_t estimate);
 
 
+static const ngx_http_offload_problem_t  ngx_http_offload_not_allowed = {
+    NGX_HTTP_NOT_ALLOWED, 0, "method-not-allowed", "Method not allowed",
+    "The Allow header has the methods this URL knows."
+};
+
 static const char  *ngx_http_offload_states[] = {
     "", "queued", "running", "completed", "failed", "canceled", "expired"
 };
@@ -148,6 +153,26 @@ ngx_http_offload_send_problem(ngx_http_request_t *r,
 
     return ngx_http_offload_send(r, problem->status,
                                  "application/problem+json", &body);
+}
+
+
+/* RFC 9110, 15.5.6 */
+
+ngx_int_t
+ngx_http_offload_send_not_allowed(ngx_http_request_t *r, const char *allow)
+{
+    ngx_str_t  value;
+
+    value.data = (u_char *) allow;
+    value.len = ngx_strlen(allow);
+
+    if (ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
+        == NULL)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed);
 }
 
 

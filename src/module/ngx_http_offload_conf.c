@@ -91,6 +91,7 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     olcf->status = NULL;
+     *     olcf->counted = NULL;
      *     olcf->entrance = NULL;
      *     olcf->hash = 0;
      *     olcf->accept_conf = NULL;
@@ -117,7 +118,7 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_offload_location_t   *location;
     ngx_http_offload_main_conf_t  *omcf;
 
-    if (conf->status) {
+    if (conf->status || conf->counted) {
         conf->zone = NULL;      /* a status location is never offloaded */
     }
 

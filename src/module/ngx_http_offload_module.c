@@ -84,6 +84,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       0,
       NULL },
 
+    { ngx_string("offload_status_zone"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_offload_status_zone,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("offload_keep"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
       ngx_http_offload_keep,
@@ -213,9 +220,9 @@ ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_OK;
     }
 
-    if (olcf->status) {
-        return "is in a location with \"offload_status\": a job's status "
-               "can not be a job";
+    if (olcf->status || olcf->counted) {
+        return "is in a location with \"offload_status\" or "
+               "\"offload_status_zone\": a status can not be a job";
     }
 
     olcf->zone = ngx_http_offload_zone_get(cf, &value[1]);
@@ -253,6 +260,10 @@ ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (olcf->zone != NGX_CONF_UNSET_PTR && olcf->zone != NULL) {
         return "is in a location with \"offload\": a job's status "
                "can not be a job";
+    }
+
+    if (olcf->counted) {
+        return "is in a location with \"offload_status_zone\"";
     }
 
     value = cf->args->elts;

@@ -17,6 +17,7 @@
  *   _entrance.c  the replay listeners
  *   _replay.c    a replay's way through the phases
  *   _status.c    the status location: document, result, cancellation
+ *   _status_zone.c  the offload_status_zone directive and its answer
  *   _filter.c    two corrections of answers on their way out
  *   _answer.c    the JSON of documents and problems, URLs, estimates
  *   _store.c     reading the worker's store
@@ -127,6 +128,7 @@ typedef struct {
 typedef struct {
     ngx_http_offload_zone_t    *zone;       /* offload */
     ngx_http_offload_zone_t    *status;     /* offload_status */
+    ngx_http_offload_zone_t    *counted;    /* offload_status_zone */
     ngx_array_t                *keep;       /* ..._keep_t */
     ngx_uint_t                  access;
     time_t                      timeout;    /* of one attempt */
@@ -224,6 +226,19 @@ typedef struct {
     ngx_uint_t                  blob;       /* else a file */
     off_t                       size;
 } ngx_http_offload_result_t;
+
+
+/* The store's counters, of one moment. */
+
+typedef struct {
+    struct store_counters       jobs;
+    struct store_rings          rings;      /* zeroed: not known */
+    struct store_ring          *ring;       /* for each lane */
+    uint64_t                    size;       /* of the file, bytes */
+    uint64_t                    rows;       /* in "jobs" */
+    uint64_t                    requests;
+    uint64_t                    results;
+} ngx_http_offload_counters_t;
 
 
 /* A request that waits for a completion. */
@@ -387,6 +402,10 @@ ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
 /* _status.c */
 ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
 
+/* _status_zone.c */
+char *ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
 /* _filter.c */
 void ngx_http_offload_filter_init(void);
 
@@ -395,6 +414,8 @@ ngx_int_t ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
     const char *type, ngx_str_t *body);
 ngx_int_t ngx_http_offload_send_problem(ngx_http_request_t *r,
     const ngx_http_offload_problem_t *problem);
+ngx_int_t ngx_http_offload_send_not_allowed(ngx_http_request_t *r,
+    const char *allow);
 ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
     const ngx_http_offload_problem_t *problem);
 ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
@@ -416,6 +437,9 @@ ngx_int_t ngx_http_offload_store_job(ngx_http_offload_rt_t *rt,
     ngx_http_offload_job_t *job);
 ngx_int_t ngx_http_offload_store_result(ngx_http_offload_rt_t *rt,
     ngx_pool_t *pool, uint64_t seq, ngx_http_offload_result_t *result);
+/* counters->ring: zeroed room for all lanes of the zone */
+ngx_int_t ngx_http_offload_store_counters(ngx_http_offload_rt_t *rt,
+    ngx_http_offload_counters_t *counters);
 void ngx_http_offload_store_check(ngx_http_offload_rt_t *rt);
 void ngx_http_offload_store_close(ngx_http_offload_rt_t *rt);
 

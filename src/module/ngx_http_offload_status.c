@@ -19,8 +19,6 @@ static ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 static ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r,
     ngx_int_t rc);
-static ngx_int_t ngx_http_offload_method(ngx_http_request_t *r,
-    ngx_uint_t result);
 static ngx_int_t ngx_http_offload_document(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 static ngx_int_t ngx_http_offload_result(ngx_http_request_t *r,
@@ -68,11 +66,6 @@ static const ngx_http_offload_problem_t  ngx_http_offload_discarded = {
     "The client deleted it."
 };
 
-static const ngx_http_offload_problem_t  ngx_http_offload_not_allowed = {
-    NGX_HTTP_NOT_ALLOWED, 0, "method-not-allowed", "Method not allowed",
-    "The Allow header has the methods this URL knows."
-};
-
 static const ngx_http_offload_problem_t  ngx_http_offload_store_down = {
     NGX_HTTP_SERVICE_UNAVAILABLE, 2, "store-unavailable",
     "The job can not be looked up",
@@ -116,7 +109,8 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
         && (r->method != NGX_HTTP_DELETE || result))
     {
-        return ngx_http_offload_method(r, result);
+        return ngx_http_offload_send_not_allowed(r, result ? "GET, HEAD"
+                                                  : "GET, HEAD, DELETE");
     }
 
     if (job.state == STORE_EXPIRED) {
@@ -173,29 +167,6 @@ ngx_http_offload_parse(ngx_http_request_t *r, uint8_t id[ZONE_ID_SIZE],
     }
 
     return NGX_OK;
-}
-
-
-/* RFC 9110, 15.5.6 */
-
-static ngx_int_t
-ngx_http_offload_method(ngx_http_request_t *r, ngx_uint_t result)
-{
-    ngx_str_t  value;
-
-    ngx_str_set(&value, "GET, HEAD, DELETE");
-
-    if (result) {
-        ngx_str_set(&value, "GET, HEAD");
-    }
-
-    if (ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
-        == NULL)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed);
 }
 
 

@@ -19,8 +19,10 @@
 typedef struct {
     MDB_env         *env;
     MDB_txn         *txn;
+    MDB_dbi          meta;
     MDB_dbi          ids;
     MDB_dbi          jobs;
+    MDB_dbi          requests;
     MDB_dbi          results;
     ngx_file_uniq_t  uniq;          /* of the file that was opened */
 } ngx_http_offload_store_t;
@@ -189,6 +191,115 @@ corrupt:
 }
 
 
+/* A row of `meta`, if it has that size: an older store has none. */
+
+static int
+ngx_http_offload_store_meta(ngx_http_offload_store_t *st, const char *name,
+    size_t size, MDB_val *value)
+{
+    int      rc;
+    MDB_val  key;
+
+    key.mv_data = (void *) name;
+    key.mv_size = ngx_strlen(name);
+
+    rc = mdb_get(st->txn, st->meta, &key, value);
+
+    if (rc == MDB_NOTFOUND || (rc == 0 && value->mv_size != size)) {
+        value->mv_data = NULL;
+        rc = 0;
+    }
+
+    return rc;
+}
+
+
+static int
+ngx_http_offload_store_rows(ngx_http_offload_store_t *st, MDB_dbi dbi,
+    uint64_t *n)
+{
+    int       rc;
+    MDB_stat  stat;
+
+    rc = mdb_stat(st->txn, dbi, &stat);
+    *n = rc == 0 ? stat.ms_entries : 0;
+
+    return rc;
+}
+
+
+ngx_int_t
+ngx_http_offload_store_counters(ngx_http_offload_rt_t *rt,
+    ngx_http_offload_counters_t *counters)
+{
+    int                        rc;
+    size_t                     size;
+    MDB_val                    jobs, rings;
+    MDB_stat                   stat;
+    ngx_int_t                  result;
+    MDB_envinfo                info;
+    ngx_http_offload_store_t  *st;
+
+    result = ngx_http_offload_store_open(rt);
+    if (result != NGX_OK) {
+        return result;
+    }
+
+    st = rt->store;
+    size = rt->zone.geo.lanes * sizeof(struct store_ring);
+
+    rc = mdb_txn_renew(st->txn);
+
+    if (rc == 0) {
+        rc = ngx_http_offload_store_meta(st, STORE_ROW_COUNTERS,
+                                         sizeof(counters->jobs), &jobs);
+    }
+
+    if (rc == 0) {
+        rc = ngx_http_offload_store_meta(st, STORE_ROW_RINGS,
+                                         sizeof(counters->rings) + size,
+                                         &rings);
+    }
+
+    if (rc == 0) {
+        rc = ngx_http_offload_store_rows(st, st->jobs, &counters->rows);
+    }
+
+    if (rc == 0) {
+        rc = ngx_http_offload_store_rows(st, st->requests,
+                                         &counters->requests);
+    }
+
+    if (rc == 0) {
+        rc = ngx_http_offload_store_rows(st, st->results,
+                                         &counters->results);
+    }
+
+    if (rc != 0) {
+        return ngx_http_offload_store_failed(rt, "reading the counters", rc);
+    }
+
+    if (jobs.mv_data) {
+        ngx_memcpy(&counters->jobs, jobs.mv_data, sizeof(counters->jobs));
+    }
+
+    if (rings.mv_data) {
+        ngx_memcpy(&counters->rings, rings.mv_data, sizeof(counters->rings));
+        ngx_memcpy(counters->ring,
+                   (u_char *) rings.mv_data + sizeof(counters->rings), size);
+    }
+
+    (void) mdb_env_info(st->env, &info);
+    (void) mdb_env_stat(st->env, &stat);
+
+    counters->size = ((uint64_t) info.me_last_pgno + 1) * stat.ms_psize;
+
+    mdb_txn_reset(st->txn);
+
+    return NGX_OK;
+}
+
+
 /* Once a second: a store that was moved away is no longer the store. */
 
 void
@@ -298,11 +409,20 @@ ngx_http_offload_store_open(ngx_http_offload_rt_t *rt)
 
     if (rc == 0) {
         what = "mdb_dbi_open()";
+        rc = mdb_dbi_open(st->txn, STORE_DB_META, 0, &st->meta);
+    }
+
+    if (rc == 0) {
         rc = mdb_dbi_open(st->txn, STORE_DB_IDS, 0, &st->ids);
     }
 
     if (rc == 0) {
         rc = mdb_dbi_open(st->txn, STORE_DB_JOBS, MDB_INTEGERKEY, &st->jobs);
+    }
+
+    if (rc == 0) {
+        rc = mdb_dbi_open(st->txn, STORE_DB_REQUESTS, MDB_INTEGERKEY,
+                          &st->requests);
     }
 
     if (rc == 0) {

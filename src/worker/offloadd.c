@@ -210,6 +210,7 @@ stop(struct offloadd *d)
     sched_free(&d->sched);
     free(d->store.lanes);
     free(d->store.items);
+    free(d->store.rings);
     free(d->store.pending);
     zone_close(&d->zone);
     close(d->lock);                             /* last: now another may */

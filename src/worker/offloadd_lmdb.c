@@ -312,6 +312,11 @@ lmdb_begin(void *self, struct engine_error *e)
     m->txn_first_expiry = m->first_expiry;
     m->ndoomed = 0;
 
+    if (lmdb_read_counters(m, e) != 0) {
+        engine_lmdb.abort(m);
+        return -1;
+    }
+
     return 0;
 }
 
@@ -351,6 +356,11 @@ lmdb_commit(void *self, struct engine_error *e)
             lmdb_abort(m);
             return -1;
         }
+    }
+
+    if (lmdb_write_counters(m, e) != 0) {
+        lmdb_abort(m);
+        return -1;
     }
 
     rc = mdb_txn_commit(m->txn);                /* frees it either way */
@@ -601,6 +611,9 @@ const struct engine  engine_lmdb = {
     .first_expiry = lmdb_first_expiry,
     .next_seq = lmdb_next_seq,
     .recover = lmdb_recover,
+    .recount = lmdb_recount,
+    .get_rings = lmdb_get_rings,
+    .put_rings = lmdb_put_rings,
     .wants_body = lmdb_wants_body,
     .wants_blob = lmdb_wants_blob,
     .upkeep = lmdb_upkeep,

@@ -41,6 +41,9 @@ struct lmdb {
     uint64_t              txn_next_seq;
     uint64_t              first_expiry;         /* a lower bound */
     uint64_t              txn_first_expiry;
+    struct store_counters  counters;            /* when the txn began */
+    struct store_counters  txn_counters;
+    int                   counted;              /* they were in the store */
     struct lmdb_doomed   *doomed;
     uint32_t              ndoomed;
     uint32_t              doomed_cap;
@@ -79,6 +82,20 @@ int lmdb_drop_result(struct lmdb *m, uint64_t seq,
     const struct store_job *row, struct engine_error *e);
 int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
     size_t size, struct engine_error *e);
+
+/* offloadd_lmdb_count.c */
+int lmdb_read_counters(struct lmdb *m, struct engine_error *e);
+int lmdb_write_counters(struct lmdb *m, struct engine_error *e);
+void lmdb_count_new(struct lmdb *m, int state);
+void lmdb_count(struct lmdb *m, int from, int to);
+void lmdb_count_purged(struct lmdb *m, int state);
+void lmdb_count_withdrawn(struct lmdb *m, int state);
+int lmdb_recount(void *self, struct store_counters *was,
+    struct store_counters *now, struct engine_error *e);
+int lmdb_get_rings(void *self, struct store_rings *row, size_t size,
+    struct engine_error *e);
+int lmdb_put_rings(void *self, const struct store_rings *row, size_t size,
+    const struct engine_turned *t, struct engine_error *e);
 
 /* offloadd_lmdb_scan.c */
 int lmdb_recover(void *self, engine_scan scan, void *ctx,

@@ -117,6 +117,8 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         return -1;
     }
 
+    lmdb_count_new(m, in->row.state);
+
     lmdb_seq_key(&key, &in->seq);
     data.mv_data = (void *) (uintptr_t) in->payload;
     data.mv_size = in->size;
@@ -153,6 +155,8 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
     if (lmdb_put_row(m, op->seq, &op->row, e) != 0) {
         return -1;
     }
+
+    lmdb_count(m, STORE_QUEUED, STORE_RUNNING);
 
     lmdb_seq_key(&key, &op->seq);
     rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
@@ -209,6 +213,8 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
     row.not_before_ms = op->row.not_before_ms;
     row.type_len = 0;
     row.message_len = 0;
+
+    lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
 
     return lmdb_put_row(m, op->seq, &row, e);
 }
@@ -288,6 +294,8 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     if (rc != 0) {
         return rc;
     }
+
+    lmdb_count(m, row.state, op->row.state);
 
     row.state = op->row.state;
     row.error = op->row.error;
@@ -503,6 +511,8 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
 
     case STORE_QUEUED:
     case STORE_RUNNING:
+
+        lmdb_count(m, row.state, STORE_CANCELED);
 
         c->seq = seq;
         row.state = STORE_CANCELED;

@@ -59,6 +59,7 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
             value.mv_data = &row;
             value.mv_size = sizeof(row);
             rc = lmdb_put(m, LMDB_JOBS, &key, &value, e);
+            lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
         }
 
         if (rc == 0 && row.state == STORE_QUEUED) {
@@ -273,6 +274,8 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
     }
 
     if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
+        lmdb_count(m, row.state, STORE_EXPIRED);
+
         row.state = STORE_EXPIRED;
         row.flags = 0;
         row.type_len = 0;
@@ -282,6 +285,8 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
 
         return lmdb_finish(m, seq, &row, sizeof(row), e);
     }
+
+    lmdb_count_purged(m, row.state);
 
     key.mv_data = row.id;
     key.mv_size = ZONE_ID_SIZE;

@@ -18,6 +18,20 @@
 #define RECOVER_WAIT_MAX_MS   (3600ull * 1000)
 
 
+static const struct {
+    const char  *counted;
+    const char  *written;
+} recover_names[STORE_STATES] = {
+    { NULL, NULL },
+    { "queued", "queued_before" },
+    { "running", "running_before" },
+    { "completed", "completed_before" },
+    { "failed", "failed_before" },
+    { "canceled", "canceled_before" },
+    { "expired", "expired_before" },
+};
+
+
 struct recover_ctx {
     struct offloadd  *daemon;
     uint64_t          now_ms;
@@ -114,6 +128,50 @@ recover_slot(struct offloadd *d, uint32_t lane, uint32_t n, uint64_t *freed)
 }
 
 
+/*
+ * The counters are held against the rows.  Afterwards they say what the rows
+ * say; what was accepted and is in no row is said here, and stays visible.
+ */
+
+static int
+recover_counters(struct offloadd *d, struct engine_error *e)
+{
+    int                    i;
+    char                   text[32];
+    struct log_line        l;
+    struct store_counters  was, now;
+
+    if (d->store.engine->recount(d->store.self, &was, &now, e) != 0) {
+        return -1;
+    }
+
+    if (store_drift(&now) == 0 && memcmp(&was, &now, sizeof(was)) == 0) {
+        return 0;
+    }
+
+    if (!log_begin(&l, LOG_ERROR, "the store has not the jobs it should")) {
+        return 0;
+    }
+
+    (void) snprintf(text, sizeof(text), "%lld",
+                    (long long) store_drift(&now));
+    log_str(&l, "drift", text);
+    log_uint(&l, "accepted", now.accepted);
+
+    for (i = STORE_QUEUED; i < STORE_STATES; i++) {
+        log_uint(&l, recover_names[i].counted, now.jobs[i]);
+
+        if (was.jobs[i] != now.jobs[i]) {
+            log_uint(&l, recover_names[i].written, was.jobs[i]);
+        }
+    }
+
+    log_end(&l);
+
+    return 0;
+}
+
+
 int
 recover(struct offloadd *d, struct engine_error *e)
 {
@@ -125,6 +183,10 @@ recover(struct offloadd *d, struct engine_error *e)
     memset(&ctx, 0, sizeof(ctx));
     ctx.daemon = d;
     ctx.now_ms = clock_ms();
+
+    if (recover_counters(d, e) != 0 || rings_init(&d->store, e) != 0) {
+        return -1;
+    }
 
     e->err = ENOMEM;
     (void) snprintf(e->text, sizeof(e->text), "no memory for the jobs in the "

@@ -172,6 +172,10 @@ store_fill(struct store *s, struct store_batch *b, struct engine_error *e)
         return -1;
     }
 
+    if (rings_drained(s, e) == -1) {
+        return -1;
+    }
+
     if (store_batch_reserve(b, s->nitems) != 0) {
         e->err = ENOMEM;
         (void) snprintf(e->text, sizeof(e->text),

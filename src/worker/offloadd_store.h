@@ -113,6 +113,12 @@ struct engine_cancel {
     uint64_t        seq;                        /* out; 0: was not active */
 };
 
+/* Records that ended in their ring. */
+struct engine_turned {
+    uint64_t  rejected;
+    uint64_t  withdrawn;
+};
+
 typedef int (*engine_scan)(void *ctx, uint64_t seq,
     const struct store_job *row);
 
@@ -151,6 +157,15 @@ struct engine {
     /* Recovery: every job that is not settled, in order; RUNNING ones are
      * made QUEUED.  Own transactions. */
     int       (*recover)(void *self, engine_scan scan, void *ctx,
+                   struct engine_error *e);
+    /* Counts the jobs anew.  Its own transaction. */
+    int       (*recount)(void *self, struct store_counters *was,
+                   struct store_counters *now, struct engine_error *e);
+    /* See zone_store.h.  Get: ENGINE_NOT_FOUND if none has that size. */
+    int       (*get_rings)(void *self, struct store_rings *row, size_t size,
+                   struct engine_error *e);
+    int       (*put_rings)(void *self, const struct store_rings *row,
+                   size_t size, const struct engine_turned *t,
                    struct engine_error *e);
     /* Does this job still want its spooled body (its blob)?  Read only. */
     int       (*wants_body)(void *self, const uint8_t *id);
@@ -218,6 +233,7 @@ struct store {
     uint32_t              first_lane;           /* rotates: fairness */
     struct drain_item    *items;
     uint32_t              nitems;
+    struct store_rings   *rings;                /* as rings_drained() has it */
     uint32_t              items_cap;
     struct answer        *pending;              /* CQ was full */
     uint32_t              npending;
@@ -286,6 +302,12 @@ int claims_committed(struct store *s);
 void claims_refuse(struct store *s, uint32_t result);
 /* Main thread, before jobs are scheduled. */
 int claims_recover(struct store *s, struct engine_error *e);
+
+
+/* offloadd_rings.c (store thread) */
+
+int rings_init(struct store *s, struct engine_error *e);    /* main */
+int rings_drained(struct store *s, struct engine_error *e);
 
 
 /* offloadd_answer.c (store thread) */

@@ -522,6 +522,22 @@ void zone_sq_rewind(struct zone_consumer *c);
 uint64_t zone_lane_owed(struct zone *z, uint32_t lane);
 
 
+/* zone_count.c: what a lane has counted */
+
+struct zone_counts {
+    uint64_t  head;
+    uint64_t  tail;
+    uint64_t  accepted;                         /* job records up to tail */
+    uint64_t  refused;
+};
+
+/*
+ * Anyone: 1 if these belong together, also when a process was killed between
+ * two of them; 0 if too much was going on to say.
+ */
+int zone_count(const struct zone *z, uint32_t lane, struct zone_counts *c);
+
+
 /* zone_cq.c: the completion ring */
 
 int zone_cq_post(struct zone *z, uint32_t lane,

@@ -3,7 +3,9 @@
  * writes them, nginx's workers read them in short read-only transactions.
  * Plain data, libc only; the engines are elsewhere.
  *
- *      meta       "layout" -> uint32_t; "next_seq" -> uint64_t
+ *      meta       "layout" -> uint32_t; "next_seq" -> uint64_t;
+ *                 "counters" -> struct store_counters;
+ *                 "rings" -> struct store_rings + a store_ring for each lane
  *      ids        job id, 16 bytes -> seq
  *      jobs       seq -> struct store_job + its strings
  *      requests   seq -> struct zone_request + its strings; gone once the
@@ -47,7 +49,8 @@ enum store_state {
     STORE_COMPLETED,
     STORE_FAILED,
     STORE_CANCELED,
-    STORE_EXPIRED
+    STORE_EXPIRED,
+    STORE_STATES
 };
 
 /* Why a job has no good answer; shown as error.code. */
@@ -117,5 +120,62 @@ struct store_expiry_key {
 };
 
 _Static_assert(sizeof(struct store_expiry_key) == 16, "store_expiry_key");
+
+
+/*
+ * What became of every job, written with each commit that changed it.  As
+ * many were accepted as there are now in all states together: a job that
+ * expired counts as expired for ever, also when its tombstone is purged.
+ */
+
+struct store_counters {
+    uint64_t  accepted;                         /* inserted, not withdrawn */
+    uint64_t  jobs[STORE_STATES];               /* by enum store_state */
+    uint64_t  purged;                           /* of jobs[STORE_EXPIRED]:
+                                                   their rows are gone */
+    uint64_t  withdrawn;                        /* nginx had given them up */
+    uint64_t  rejected;                         /* were no requests */
+};
+
+_Static_assert(sizeof(struct store_counters) == 88, "store_counters");
+_Static_assert(offsetof(struct store_counters, jobs) == 8, "jobs");
+
+/* Accepted, and nowhere to be found: 0. */
+
+static inline int64_t
+store_drift(const struct store_counters *c)
+{
+    int       i;
+    uint64_t  n;
+
+    for (i = STORE_QUEUED, n = 0; i < STORE_STATES; i++) {
+        n += c->jobs[i];
+    }
+
+    return (int64_t) (c->accepted - n);
+}
+
+/*
+ * What was taken from the rings of one zone file.  A record that ends behind
+ * `position` was not; one that ends before it is met again after a kill, and
+ * has been counted.
+ */
+
+struct store_ring {
+    uint64_t  position;                         /* of the SQ */
+    uint64_t  drained;                          /* job records up to it */
+};
+
+struct store_rings {
+    uint8_t   boot_id[16];                      /* of the zone file */
+    uint32_t  lanes;
+    uint32_t  spare;
+};
+
+_Static_assert(sizeof(struct store_ring) == 16, "store_ring");
+_Static_assert(sizeof(struct store_rings) == 24, "store_rings");
+
+#define STORE_ROW_COUNTERS    "counters"
+#define STORE_ROW_RINGS       "rings"
 
 #endif /* OFFLOAD_ZONE_STORE_H */

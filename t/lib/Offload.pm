@@ -3,8 +3,8 @@ package Offload;
 # The harness: a real nginx with its master, workers and helper, the module
 # and offloadd, in a directory of its own; what a test needs to drive them;
 # and, at the end of every test, the checks that no test may forget: all
-# processes have gone, and no log has an [alert], an [emerg] or a sanitizer's
-# report in it.
+# processes have gone, all that was accepted is accounted for, and no log has
+# an [alert], an [emerg] or a sanitizer's report in it.
 #
 #     my $b = Backend->start;
 #     my $n = Offload->new(backend => $b, http => '...')->start;
@@ -31,6 +31,7 @@ use Time::HiRes qw(time sleep);
 use Backend;
 use Http;
 use Ports;
+use parent 'Counters';
 use Util qw(alive parent pids read_file title wait_until write_file);
 
 our $ROOT = abs_path(dirname(__FILE__) . '/../..');
@@ -71,7 +72,8 @@ EOT
 
 # Options: http (what stands in http{}), main, events, zone (the arguments
 # of offload_zone; undef for none), workers, backend, worker (the value of
-# offload_worker), worker_env and build (of offloadd), name.
+# offload_worker), worker_env and build (of offloadd), name, count (0: without
+# the counters' server and check).
 
 sub new {
     my ($class, %o) = @_;
@@ -157,6 +159,9 @@ sub write_conf {
                grep { $self->{http} !~ /\b${_}_temp_path\b/ }
                qw(client_body proxy fastcgi uwsgi scgi);
 
+    my $http = $self->expand($self->{http});
+    my $counters = $self->counters_server($zone, $http);
+
     $self->{conf} = "$p/nginx.conf";
     write_file($self->{conf}, $self->{whole} // $self->expand(<<"EOT"));
 load_module $self->{module};
@@ -174,7 +179,8 @@ http {
 $temp
     $worker
     $zone
-$self->{http}
+$http
+$counters
 }
 EOT
 
@@ -534,30 +540,6 @@ sub problem {
 }
 
 
-# ---- the zone's file, read from outside
-
-# Sums over all lanes: accepted, refused, taken and freed slots, bytes in SQs.
-
-sub figures {
-    my ($self) = @_;
-    my $raw = read_file("$self->{zone_dir}/zone.v1");
-    my ($lanes) = unpack 'x48 L', $raw;
-    my ($at, $stride) = unpack 'x72 Q2', $raw;
-    my %sum;
-
-    for my $i (0 .. $lanes - 1) {
-        my @lane = unpack 'Q4 x32 Q2', substr $raw, $at + $i * $stride, 128;
-
-        $sum{accepted} += $lane[2];
-        $sum{refused} += $lane[3];
-        $sum{slots} += $lane[1] - $lane[5];
-        $sum{bytes} += $lane[0] - $lane[4];
-    }
-
-    return \%sum;
-}
-
-
 # ---- logs
 
 sub log { eval { read_file("$_[0]{prefix}/error.log") } // '' }
@@ -626,6 +608,7 @@ sub finish {
 
     return if $self->{finished}++;
 
+    $self->check_conserved;
     $self->stop;
 
     my @bad = $self->bad_lines;
