@@ -22,9 +22,10 @@ sub counters_server {
     my ($self, @text) = @_;
     my %zones = map { $_ => 1 } map { /\boffload_zone\s+([\w-]+)/g } @text;
 
+    %zones = () if defined $self->{whole} || !($self->{count} // 1);
     $self->{counted} = [ sort keys %zones ];
 
-    return '' if !%zones || !($self->{count} // 1);
+    return '' if !%zones;
 
     return join "\n", 'server {',
         '    listen 127.0.0.1:' . $self->port('counters') . ';',
@@ -72,9 +73,7 @@ sub unaccounted {
 sub check_conserved {
     my ($self) = @_;
 
-    return if !($self->{count} // 1) || !@{ $self->{counted} // [] }
-              || !$self->{running} || !$self->master
-              || !$self->children('worker process$');
+    return if !@{ $self->{counted} } || !$self->{running} || !$self->master;
 
     for my $zone (@{ $self->{counted} }) {
         my $c;
