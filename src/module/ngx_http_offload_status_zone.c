@@ -222,7 +222,7 @@ ngx_http_offload_counters_json(u_char *p, ngx_http_offload_zone_t *zone,
     struct store_counters  *c = &counters->jobs;
 
     p = ngx_sprintf(p, "{\"zone\":\"%V\",\"durability\":\"%s\"",
-                    &zone->name, "memory");
+                    &zone->name, zone->durable ? "disk" : "memory");
 
     p = ngx_sprintf(p, ",\"accepted\":%uL,\"submitted\":%uL,\"queued\":%uL,"
                        "\"running\":%uL,\"completed\":%uL,\"failed\":%uL,"
@@ -237,10 +237,10 @@ ngx_http_offload_counters_json(u_char *p, ngx_http_offload_zone_t *zone,
                     sum->refused, c->withdrawn, c->rejected, store_drift(c),
                     sum->drift);
 
-    return ngx_sprintf(p, ",\"store\":{\"bytes\":%uL,\"jobs\":%uL,"
+    return ngx_sprintf(p, ",\"store\":{\"bytes\":%uL,\"max\":%O,\"jobs\":%uL,"
                           "\"requests\":%uL,\"results\":%uL,\"purged\":%uL}",
-                       counters->size, counters->rows, counters->requests,
-                       counters->results, c->purged);
+                       counters->size, zone->max, counters->rows,
+                       counters->requests, counters->results, c->purged);
 }
 
 

@@ -577,6 +577,8 @@ lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e)
         return 0;
     }
 
+    lmdb_count_withdrawn(m, row.state);
+
     key.mv_data = (void *) (uintptr_t) id;
     key.mv_size = ZONE_ID_SIZE;
 

@@ -31,7 +31,7 @@ use Time::HiRes qw(time sleep);
 use Backend;
 use Http;
 use Ports;
-use parent 'Counters';
+use parent qw(Counters Logs);
 use Util qw(alive parent pids read_file title wait_until write_file);
 
 our $ROOT = abs_path(dirname(__FILE__) . '/../..');
@@ -537,65 +537,6 @@ sub problem {
        $name) or diag($r->{error} // '', $r->{head} // '', $r->{body});
 
     return $doc;
-}
-
-
-# ---- logs
-
-sub log { eval { read_file("$_[0]{prefix}/error.log") } // '' }
-
-
-sub worker_log {
-    my ($self, $zone) = @_;
-    my $file = eval { $self->policy($zone)->{log} } || return $self->log;
-
-    return eval { read_file($file) } // '';
-}
-
-
-sub wait_log {
-    my ($self, $pattern, $deadline) = @_;
-
-    return wait_until($deadline // 10, sub { $self->log =~ $pattern });
-}
-
-
-sub log_tail {
-    my ($self) = @_;
-    my @lines = grep { !/\[(?:debug|info)\]/ } split /\n/, $self->log;
-
-    return join "\n", splice(@lines, @lines > 15 ? -15 : 0), '';
-}
-
-
-# Lines that would fail the test are expected when they match.
-
-sub allow { my ($self, @patterns) = @_; push @{ $self->{allow} }, @patterns }
-
-
-my $BAD = qr/\[alert\]|\[emerg\]|AddressSanitizer|LeakSanitizer
-             |runtime\ error:|UndefinedBehaviorSanitizer
-             |level=(?:alert|emerg|crit)/x;
-
-
-sub bad_lines {
-    my ($self) = @_;
-    my %files = map { $_ => 1 } glob("$self->{prefix}/*.log"),
-                glob("$self->{prefix}/asan*"), glob("$self->{zone_dir}/*.log");
-    my $log = eval { $self->policy->{log} };
-    my @bad;
-
-    $files{$log} = 1 if $log && -f $log;
-
-    for my $file (sort keys %files) {
-        for my $line (split /\n/, read_file($file)) {
-            next if $line !~ $BAD;
-            next if grep { $line =~ $_ } @{ $self->{allow} };
-            push @bad, $line;
-        }
-    }
-
-    return @bad;
 }
 
 

@@ -130,6 +130,17 @@ step(uint32_t n, int kind, int end)
         }
         break;
 
+    case 4:
+        model_id(id, n);
+        rc = en->withdraw(self, id, &e);
+        if (j->state == STORE_QUEUED || j->state == STORE_RUNNING) {
+            want.accepted--;
+            want.jobs[j->state]--;
+            want.withdrawn++;
+            memset(j, 0, sizeof(*j));
+        }
+        break;
+
     default:
         memset(&c, 0, sizeof(c));
         model_id(id, n);
@@ -207,7 +218,7 @@ test_random(void)
 
         for (k = 0; k < 8; k++) {
             failed += step((uint32_t) (tap_random(&random) % JOBS),
-                           (int) (tap_random(&random) % 5),
+                           (int) (tap_random(&random) % 6),
                            (int) (tap_random(&random) % 2))
                       != 0;
         }
@@ -236,7 +247,8 @@ test_random(void)
     is(failed, 0, "a random run: no step failed");
     ok(undone > ROUNDS / 8 && want.purged > 100
        && want.jobs[STORE_EXPIRED] > want.purged
-       && want.jobs[STORE_RUNNING] > 0 && want.jobs[STORE_CANCELED] > 0,
+       && want.jobs[STORE_RUNNING] > 0 && want.jobs[STORE_CANCELED] > 0
+       && want.withdrawn > 100,
        "and it went through everything");
     is(bad_kept, 0, "the counters were right whenever they were looked at");
     is(bad_rows, 0, "and the rows said the same");
