@@ -73,7 +73,8 @@ sub unaccounted {
 sub check_conserved {
     my ($self) = @_;
 
-    return if !@{ $self->{counted} } || !$self->{running} || !$self->master;
+    return if !($self->{count} // 1) || !@{ $self->{counted} }
+              || !$self->{running} || !$self->master;
 
     for my $zone (@{ $self->{counted} }) {
         my $c;
