@@ -97,7 +97,9 @@ sub wrong {
             if !@attempts && ($doc->{status} // '') eq 'completed';
     }
 
-    return @wrong;
+    my $c = $n->counters;
+
+    return @wrong, $c ? Counters::unaccounted($c) : 'no counters';
 }
 
 

@@ -223,6 +223,7 @@ test_nginx(void)
 {
     size_t              i;
     int                 k, n;
+    struct zone_counts  counts;
     struct zone_repair  r;
 
     for (i = 0; i < sizeof(nginx_steps) / sizeof(nginx_steps[0]); i++) {
@@ -237,6 +238,8 @@ test_nginx(void)
 
         is(unit_check(&z, 0) > 0, nginx_steps[i].seen, "leaves %s",
            nginx_steps[i].seen ? "something" : "nothing");
+        ok(zone_count(&z, 0, &counts) && counts.accepted == (uint64_t) n,
+           "whoever counts finds %d accepted already", n);
         is(repair(&r), 0, "repaired");
         is(unit_check(&z, 1), 0, "no fault is left");
         is(r.pending, n, "%d jobs wait", n);
