@@ -136,6 +136,7 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
         problem = ngx_http_offload_durable_room(rt);
 
         if (problem) {
+            (void) ngx_http_offload_full(rt);
             return problem;
         }
     }
@@ -158,6 +159,8 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
     return ngx_http_offload_full(rt);
 }
 
+
+/* Counted. */
 
 static const ngx_http_offload_problem_t *
 ngx_http_offload_full(ngx_http_offload_rt_t *rt)
