@@ -154,6 +154,13 @@ my @wrong = (
     'accept timeout no time' => [ 'jobs 16m path=%%ZONE%%',
         server('offload_accept_timeout soon;' . $GOOD),
         qr/offload_accept_timeout/ ],
+    'delivery unknown' => [ 'jobs 16m path=%%ZONE%%',
+        server('offload_delivery exactly-once;' . $GOOD),
+        qr/invalid value "exactly-once"/ ],
+    'delivery twice' => [ 'jobs 16m path=%%ZONE%%',
+        server('location /x/ { offload_delivery at-most-once; '
+               . 'offload_delivery at-most-once; }' . $GOOD),
+        qr/"offload_delivery" directive is duplicate/ ],
     'timeout of 0' => [ 'jobs 16m path=%%ZONE%%',
         server('offload_timeout 0;' . $GOOD), qr/between 1s and 24d/ ],
     'timeout no time' => [ 'jobs 16m path=%%ZONE%%',

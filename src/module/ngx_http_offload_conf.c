@@ -100,6 +100,7 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
     olcf->zone = NGX_CONF_UNSET_PTR;
     olcf->keep = NGX_CONF_UNSET_PTR;
     olcf->access = NGX_CONF_UNSET_UINT;
+    olcf->delivery = NGX_CONF_UNSET_UINT;
     olcf->timeout = NGX_CONF_UNSET;
     olcf->accept_timeout = NGX_CONF_UNSET_MSEC;
     olcf->body_buffer = NGX_CONF_UNSET_SIZE;
@@ -126,6 +127,8 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_ptr_value(conf->keep, prev->keep, NULL);
     ngx_conf_merge_uint_value(conf->access, prev->access,
                               NGX_HTTP_OFFLOAD_ACCESS_ONCE);
+    ngx_conf_merge_uint_value(conf->delivery, prev->delivery,
+                              NGX_HTTP_OFFLOAD_AT_LEAST_ONCE);
     ngx_conf_merge_value(conf->timeout, prev->timeout, 60 * 60);
     ngx_conf_merge_msec_value(conf->accept_timeout, prev->accept_timeout,
                               5000);

@@ -41,6 +41,12 @@ static ngx_conf_enum_t  ngx_http_offload_access[] = {
     { ngx_null_string, 0 }
 };
 
+static ngx_conf_enum_t  ngx_http_offload_delivery[] = {
+    { ngx_string("at-least-once"), NGX_HTTP_OFFLOAD_AT_LEAST_ONCE },
+    { ngx_string("at-most-once"), NGX_HTTP_OFFLOAD_AT_MOST_ONCE },
+    { ngx_null_string, 0 }
+};
+
 static ngx_conf_post_t  ngx_http_offload_timeout_post = {
     ngx_http_offload_timeout_check
 };
@@ -104,6 +110,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_offload_loc_conf_t, access),
       ngx_http_offload_access },
+
+    { ngx_string("offload_delivery"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, delivery),
+      ngx_http_offload_delivery },
 
     { ngx_string("offload_timeout"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,

@@ -59,6 +59,9 @@
 #define NGX_HTTP_OFFLOAD_ACCESS_ONCE    0
 #define NGX_HTTP_OFFLOAD_ACCESS_EVERY   1
 
+#define NGX_HTTP_OFFLOAD_AT_LEAST_ONCE  0
+#define NGX_HTTP_OFFLOAD_AT_MOST_ONCE   1
+
 #define NGX_HTTP_OFFLOAD_WORKER_AUTO    0
 #define NGX_HTTP_OFFLOAD_WORKER_OFF     1
 
@@ -131,6 +134,7 @@ typedef struct {
     ngx_http_offload_zone_t    *counted;    /* offload_status_zone */
     ngx_array_t                *keep;       /* ..._keep_t */
     ngx_uint_t                  access;
+    ngx_uint_t                  delivery;
     time_t                      timeout;    /* of one attempt */
     ngx_msec_t                  accept_timeout;
     size_t                      body_buffer;

@@ -95,6 +95,10 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
         fixed->flags |= ZONE_REQUEST_BODY_FILE;
     }
 
+    if (olcf->delivery == NGX_HTTP_OFFLOAD_AT_MOST_ONCE) {
+        fixed->flags |= ZONE_REQUEST_AT_MOST_ONCE;
+    }
+
     return NGX_OK;
 }
 

@@ -7,9 +7,11 @@
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
- * five; a timeout and any answer are final.
+ * five; a timeout and any answer are final.  A job with at-most-once delivery
+ * is lost as soon as something was sent and there is no answer.
  *
- * Killed in between, the row is RUNNING and recovery queues the job again.
+ * Killed in between, the row is RUNNING and recovery queues the job again, or
+ * says that it is lost.
  */
 
 #include "offloadd.h"
@@ -27,6 +29,8 @@ static void attempt_requeue(struct offloadd *d, struct attempt *a,
     const char *reason, uint64_t delay_ms);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
+static int attempt_lost(struct offloadd *d, struct attempt *a,
+    const char *reason);
 static void attempt_answered(struct offloadd *d, struct attempt *a);
 
 
@@ -321,6 +325,10 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
 
     job_at(&d->sched.table, a->job)->unreachable = 0;
 
+    if (attempt_lost(d, a, text)) {
+        return;
+    }
+
     if (++a->op.row.strikes >= ATTEMPT_STRIKES) {
         (void) snprintf(a->message, sizeof(a->message),
                         "cut off %u times: %s", a->op.row.strikes, text);
@@ -329,6 +337,24 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
     }
 
     attempt_requeue(d, a, text, UINT64_MAX);
+}
+
+
+/* 1: what was begun without an answer is not to be repeated. */
+
+static int
+attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
+{
+    if (!(a->op.row.flags & STORE_AT_MOST_ONCE) || !a->replay.begun) {
+        return 0;
+    }
+
+    (void) snprintf(a->message, sizeof(a->message), "attempt %u was sent, has "
+                    "no answer and is not repeated: %s", a->op.row.attempts,
+                    reason);
+    attempt_settle(d, a, STORE_ERROR_LOST);
+
+    return 1;
 }
 
 
@@ -417,7 +443,9 @@ attempt_log_settled(struct attempt *a)
     struct log_line    l;
     struct store_job  *row = &a->op.row;
 
-    if (!log_begin(&l, LOG_INFO, "settled")) {
+    if (!log_begin(&l, row->error == STORE_ERROR_LOST ? LOG_WARN : LOG_INFO,
+                   "settled"))
+    {
         return;
     }
 
@@ -504,7 +532,8 @@ attempt_cancel(struct offloadd *d, struct attempt *a)
 }
 
 
-/* A clean stop: what runs is queued again; its attempts stay counted. */
+/* A clean stop: what runs is queued again, if it may be; its attempts stay
+ * counted. */
 
 void
 attempt_hand_back(struct offloadd *d)
@@ -514,7 +543,10 @@ attempt_hand_back(struct offloadd *d)
     for (a = d->attempts.active; a; a = a->next) {
         if (a->stage == ATTEMPT_REPLAYING) {
             replay_stop(d, a);
-            attempt_requeue(d, a, NULL, 0);
+
+            if (!attempt_lost(d, a, "the worker was told to stop")) {
+                attempt_requeue(d, a, NULL, 0);
+            }
         }
     }
 }

@@ -103,6 +103,10 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
 
+    if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
+        in->row.flags = STORE_AT_MOST_ONCE;
+    }
+
     if (in->start) {
         in->row.state = STORE_RUNNING;
         in->row.attempts = 1;
@@ -307,7 +311,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.http_status = op->row.http_status;
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
-    row.flags = op->headers ? STORE_HAS_RESULT : 0;
+    row.flags |= op->headers ? STORE_HAS_RESULT : 0;
 
     size = sizeof(row);
 

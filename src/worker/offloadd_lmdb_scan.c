@@ -19,9 +19,54 @@ static int lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor,
 
 
 /*
- * The jobs that have a request are those that are not settled.  Running ones
- * become queued, a thousand in a transaction; the cursor starts anew after
- * each commit.
+ * A job that was running is queued again; one that is to be attempted at most
+ * once has failed: its request may have been sent.
+ */
+
+static int
+lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e)
+{
+    int      n;
+    char    *message;
+    MDB_val  key, data;
+
+    row->type_len = 0;
+    row->message_len = 0;
+
+    if (!(row->flags & STORE_AT_MOST_ONCE)) {
+        row->state = STORE_QUEUED;
+        lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
+
+        lmdb_seq_key(&key, &seq);
+        data.mv_data = row;
+        data.mv_size = sizeof(*row);
+
+        return lmdb_put(m, LMDB_JOBS, &key, &data, e);
+    }
+
+    message = (char *) m->row + sizeof(*row);
+    n = snprintf(message, STORE_MESSAGE_MAX, "the worker ended during attempt "
+                 "%u, which may have been sent and is not repeated",
+                 row->attempts);
+
+    row->state = STORE_FAILED;
+    lmdb_count(m, STORE_RUNNING, STORE_FAILED);
+
+    row->error = STORE_ERROR_LOST;
+    row->finished_ms = clock_ms();
+    row->expires_ms = row->finished_ms + m->policy->ttl_ms;
+    row->not_before_ms = 0;
+    row->message_len = (uint16_t) n;
+
+    return lmdb_finish(m, seq, row, sizeof(*row) + row->message_len, e);
+}
+
+
+/*
+ * The jobs that have a request are those that are not settled; a thousand in
+ * a transaction.  Those that are lost lose their request, so the cursor looks
+ * for its place each time.
  */
 
 static int
@@ -29,9 +74,9 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
     struct engine_error *e)
 {
     int               rc, n;
-    MDB_val           key, data, value;
+    MDB_val           key, data;
+    uint64_t          seq;
     MDB_cursor       *cursor;
-    MDB_cursor_op     op;
     struct store_job  row;
 
     rc = mdb_cursor_open(m->txn, m->db[LMDB_REQUESTS], &cursor);
@@ -39,31 +84,26 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
         return lmdb_fail(e, rc, STORE_DB_REQUESTS);
     }
 
-    key.mv_data = from;
-    key.mv_size = sizeof(*from);
-    op = MDB_SET_RANGE;
-
     for (n = 0; n < LMDB_RECOVER_BATCH; n++) {
-        rc = mdb_cursor_get(cursor, &key, &data, op);
+        lmdb_seq_key(&key, from);
+
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_SET_RANGE);
         if (rc) {
             break;
         }
 
-        op = MDB_NEXT;
-        memcpy(from, key.mv_data, sizeof(*from));
+        memcpy(&seq, key.mv_data, sizeof(seq));
 
-        rc = lmdb_get_row(m, m->txn, *from, &row, e);
+        rc = lmdb_get_row(m, m->txn, seq, &row, e);
 
         if (rc == 0 && row.state == STORE_RUNNING) {
-            row.state = STORE_QUEUED;
-            value.mv_data = &row;
-            value.mv_size = sizeof(row);
-            rc = lmdb_put(m, LMDB_JOBS, &key, &value, e);
-            lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
+            rc = lmdb_recover_running(m, seq, &row, e);
         }
 
-        if (rc == 0 && row.state == STORE_QUEUED) {
-            rc = scan(ctx, *from, &row);
+        if (rc == 0 && (row.state == STORE_QUEUED
+                        || row.state == STORE_FAILED))
+        {
+            rc = scan(ctx, seq, &row);
         }
 
         if (rc == -1) {
@@ -71,7 +111,7 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
             return -1;
         }
 
-        ++*from;
+        *from = seq + 1;
         rc = 0;
     }
 

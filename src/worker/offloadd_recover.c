@@ -1,8 +1,8 @@
 /*
  * What a dead worker left, put right before the threads start (main thread):
  * jobs that are not settled are scheduled again, in order; those that were
- * running count as waiting, their attempts stay counted.  Slots are given
- * back to the jobs they hold, or freed; files nobody wants go.  SUBMITTED
+ * running count as waiting, their attempts stay counted, unless they may be
+ * attempted only once: these are lost.  Slots are given back to the jobs they hold, or freed; files nobody wants go.  SUBMITTED
  * slots and the rings are the drain's, as always.
  *
  * Killed in here, it starts anew the next time: each step can be repeated.
@@ -37,6 +37,7 @@ struct recover_ctx {
     uint64_t          now_ms;
     uint64_t          jobs;
     uint64_t          attempted;
+    uint64_t          lost;
 };
 
 
@@ -47,7 +48,22 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
     uint64_t             wait;
     struct job          *job;
     struct sched        *s;
+    struct log_line      l;
     struct recover_ctx  *ctx = data;
+
+    if (row->state == STORE_FAILED) {
+        ctx->lost++;
+
+        if (log_begin(&l, LOG_WARN, "settled")) {
+            log_id(&l, "job", row->id);
+            log_uint(&l, "attempt", row->attempts);
+            log_str(&l, "state", "failed");
+            log_str(&l, "error", "lost");
+            log_end(&l);
+        }
+
+        return 0;
+    }
 
     s = &ctx->daemon->sched;
 
@@ -220,9 +236,10 @@ recover(struct offloadd *d, struct engine_error *e)
                           d->store.engine->next_seq(d->store.self),
                           memory_order_relaxed);
 
-    if (log_begin(&l, ctx.jobs ? LOG_NOTICE : LOG_INFO, "recovered")) {
+    if (log_begin(&l, ctx.jobs || ctx.lost ? LOG_NOTICE : LOG_INFO, "recovered")) {
         log_uint(&l, "jobs", ctx.jobs);
         log_uint(&l, "attempted_before", ctx.attempted);
+        log_uint(&l, "lost", ctx.lost);
         log_uint(&l, "slots_freed", freed);
         log_end(&l);
     }

@@ -8,7 +8,8 @@
  * libcurl would send a request a second time by itself when a connection
  * that was kept alive turns out to be dead.  But then nginx may have had it,
  * and a backend would see one attempt twice: replay_before() forbids that,
- * and the attempt counts as cut off.
+ * and the attempt counts as cut off.  At most once
+ * would make that a loss, so such a request has a connection made for it.
  */
 
 #include "offloadd.h"
@@ -141,6 +142,8 @@ replay_set_attempt(struct attempt *a, CURL *easy)
     set(CURLOPT_SEEKDATA, a);
     set(CURLOPT_HEADERDATA, a);
     set(CURLOPT_WRITEDATA, a);
+    set(CURLOPT_FRESH_CONNECT,
+        a->op.row.flags & STORE_AT_MOST_ONCE ? 1L : 0L);
     set(CURLOPT_TIMEOUT_MS,
         (long) (a->replay.view.fixed.timeout_s * 1000ull));
 

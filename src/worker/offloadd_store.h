@@ -155,7 +155,8 @@ struct engine {
     uint64_t  (*first_expiry)(void *self);      /* unix ms, UINT64_MAX: none */
     uint64_t  (*next_seq)(void *self);
     /* Recovery: every job that is not settled, in order; RUNNING ones are
-     * made QUEUED.  Own transactions. */
+     * made QUEUED, or FAILED when they may be attempted only once.  Own
+     * transactions. */
     int       (*recover)(void *self, engine_scan scan, void *ctx,
                    struct engine_error *e);
     /* Counts the jobs anew.  Its own transaction. */

@@ -161,7 +161,8 @@ test_good(void)
     ok(parse(&p) == NULL, "all characters a method can have, 32 of them");
 
     p = parts();
-    p.fixed.flags = ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY;
+    p.fixed.flags = ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY
+                    |ZONE_REQUEST_AT_MOST_ONCE;
     p.fixed.body_size = 1ull << 50;
     whole = build(&p, &n);
     ok(zone_request_parse(&v, whole + 1, n) == NULL, "a body in a file");
@@ -194,7 +195,7 @@ test_bad(void)
 
     p.fixed.layout = 2;
     refuse("layout is not 1");
-    p.fixed.flags = 4;
+    p.fixed.flags = 8;
     refuse("unknown flags");
     p.fixed.timeout_s = 0;
     refuse("timeout is 0");
