@@ -434,8 +434,8 @@ ngx_http_offload_result_file(ngx_http_request_t *r,
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
     store = &olcf->status->store;
 
-    name = ngx_pnalloc(r->pool, store->len + sizeof("/" ZONE_DIR_BLOBS "/")
-                                + ZONE_ID_TEXT);
+    name = ngx_pnalloc(r->pool, store->len + sizeof("/" ZONE_DIR_BLOBS "/.")
+                                + ZONE_ID_TEXT + NGX_INT32_LEN);
     cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_pool_cleanup_file_t));
     b->file = ngx_pcalloc(r->pool, sizeof(ngx_file_t));
 
@@ -445,7 +445,8 @@ ngx_http_offload_result_file(ngx_http_request_t *r,
 
     p = ngx_sprintf(name, "%V/%s/", store, ZONE_DIR_BLOBS);
     zone_id_format((char *) p, job->id);
-    p[ZONE_ID_TEXT] = '\0';
+    p = ngx_sprintf(p + ZONE_ID_TEXT, ".%ui", job->attempts);
+    *p = '\0';
 
     fd = ngx_open_file(name, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
 
@@ -476,7 +477,7 @@ ngx_http_offload_result_file(ngx_http_request_t *r,
 
     b->file->fd = fd;
     b->file->name.data = name;
-    b->file->name.len = p + ZONE_ID_TEXT - name;
+    b->file->name.len = p - name;
     b->file->log = r->connection->log;
 
     b->file_pos = 0;

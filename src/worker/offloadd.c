@@ -4,7 +4,8 @@
  * makes sure of the one, for as long as the process lives.
  *
  * Exit codes: 0 left in order, 1 could not work (the reason is in the log),
- * 2 wrong arguments.
+ * 2 wrong arguments, 3 another worker has the store or the zone by now: then
+ * there is no use in starting this one again.
  */
 
 #include "offloadd.h"

@@ -36,6 +36,7 @@
  *      offloadd_lmdb.c      the engine: environment, transactions
  *      offloadd_lmdb_job.c  the engine: a job's rows
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
+ *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_files.c     spool and blob files
  *      offloadd_recover.c   what a dead worker left
  *      offloadd_jobs.c      jobs in memory: table, lists, heaps
@@ -68,6 +69,9 @@
 
 
 #define OFFLOADD_VERSION      "0.1.0"
+
+#define OFFLOADD_OVERTAKEN    3                 /* exit code: another worker
+                                                   has the store, or zone */
 
 #define ARRAY_LENGTH(a)       (sizeof(a) / sizeof((a)[0]))
 
@@ -178,10 +182,11 @@ const char *policy_fixed_differs(const struct policy *a,
 /* offloadd_files.c */
 
 int files_init(const struct policy *p, struct engine_error *e);
+/* attempt: of a blob; 0: in the spool. */
 int files_path(char *buf, size_t size, const char *store, const char *dir,
-    const uint8_t *id, const char *suffix);
+    const uint8_t *id, uint32_t attempt);
 void files_unlink(const char *store, const char *dir, const uint8_t *id,
-    const char *suffix);
+    uint32_t attempt);
 
 enum files_dir {
     FILES_SPOOL = 0x01,
@@ -194,7 +199,7 @@ enum files_dir {
  * both before the commit of the row that tells of it.  _sync: 0, FILES_ABSENT
  * or -1. */
 int files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
-    struct engine_error *e);
+    uint32_t attempt, struct engine_error *e);
 int files_sync_names(struct store *s, struct engine_error *e);
 /* The names of what the store is made of, when it is opened. */
 int files_sync_made(const struct policy *p, struct engine_error *e);
@@ -332,7 +337,8 @@ struct result {
     uint8_t      complete;                      /* headers are */
     uint8_t      refused;                       /* by the module itself */
     uint8_t      too_large;                     /* its headers */
-    uint8_t      renamed;                       /* the blob is in place */
+    uint8_t      finished;                      /* the blob stays */
+    uint32_t     attempt;                       /* whose answer it is */
 };
 
 void result_init(struct result *r);
@@ -342,9 +348,8 @@ void result_free(struct result *r);
 int result_header(struct result *r, const char *line, size_t len);
 int result_body(struct result *r, const char *store, const uint8_t *id,
     const void *p, size_t n);
-/* The answer is complete: its blob gets its name. */
-int result_finish(struct result *r, const char *store, const uint8_t *id,
-    uint32_t status);
+/* The answer is complete: its blob stays. */
+int result_finish(struct result *r, uint32_t status);
 
 
 /* offloadd_replay.c: one request by libcurl */

@@ -169,6 +169,7 @@ attempt_started(struct offloadd *d, struct attempt *a)
     a->stage = ATTEMPT_REPLAYING;
     a->started_us = mono_us();
     a->service_us = 0;
+    a->result.attempt = a->op.row.attempts;
     a->message[0] = '\0';
 
     sched_write_slot(d, a->job, ZONE_SLOT_RUNNING, &a->op.row);
@@ -213,9 +214,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
     outcome = replay_outcome(a, code);
 
     if (outcome == REPLAY_ANSWERED
-        && result_finish(&a->result, d->policy.store, a->op.row.id,
-                         a->op.row.http_status)
-           != 0)
+        && result_finish(&a->result, a->op.row.http_status) != 0)
     {
         outcome = REPLAY_NOT_STORED;
     }

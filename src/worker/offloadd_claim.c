@@ -39,7 +39,7 @@ claim_unlink_body(struct store *s, const struct zone_record *rec)
         == NULL
         && (view.fixed.flags & ZONE_REQUEST_BODY_FILE))
     {
-        files_unlink(s->daemon->policy.store, ZONE_DIR_SPOOL, rec->id, "");
+        files_unlink(s->daemon->policy.store, ZONE_DIR_SPOOL, rec->id, 0);
     }
 }
 

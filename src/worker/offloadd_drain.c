@@ -401,7 +401,7 @@ drain_job(struct store *s, struct drain_item *item,
     }
 
     if ((view.fixed.flags & ZONE_REQUEST_BODY_FILE) && s->durable) {
-        rc = files_sync(s, FILES_SPOOL, rec->id, e);
+        rc = files_sync(s, FILES_SPOOL, rec->id, 0, e);
 
         if (rc == -1) {
             return -1;

@@ -1,8 +1,9 @@
 /*
  * Files beside the store: request bodies too large for a ring (spool/), the
  * same while nginx receives them (spool/tmp/), and answers too large to be
- * inline (blobs/).  A file is named by its job's id; the store's rows say
- * which are wanted.
+ * inline (blobs/).  A file is named by its job's id, a blob by its attempt's
+ * number as well; the store's rows say which are wanted.  No two processes
+ * ever make a file of one name: an attempt's number is committed before.
  *
  * A file is made before the row that names it and removed after the row is
  * gone, so a kill leaves files too many, never one too few.  files_sweep()
@@ -98,10 +99,16 @@ files_init(const struct policy *p, struct engine_error *e)
 
 int
 files_path(char *buf, size_t size, const char *store, const char *dir,
-    const uint8_t *id, const char *suffix)
+    const uint8_t *id, uint32_t attempt)
 {
     int   n;
-    char  text[ZONE_ID_TEXT];
+    char  text[ZONE_ID_TEXT], suffix[16];
+
+    suffix[0] = '\0';
+
+    if (attempt) {
+        (void) snprintf(suffix, sizeof(suffix), ".%u", attempt);
+    }
 
     zone_id_format(text, id);
     n = snprintf(buf, size, "%s/%s/%.*s%s", store, dir, ZONE_ID_TEXT, text,
@@ -113,11 +120,11 @@ files_path(char *buf, size_t size, const char *store, const char *dir,
 
 void
 files_unlink(const char *store, const char *dir, const uint8_t *id,
-    const char *suffix)
+    uint32_t attempt)
 {
     char  path[PATH_MAX];
 
-    if (files_path(path, sizeof(path), store, dir, id, suffix) != 0) {
+    if (files_path(path, sizeof(path), store, dir, id, attempt) != 0) {
         return;
     }
 
@@ -144,14 +151,14 @@ files_error(struct engine_error *e, const char *what, const char *path)
 
 int
 files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
-    struct engine_error *e)
+    uint32_t attempt, struct engine_error *e)
 {
     int   fd, rc;
     char  path[PATH_MAX];
 
     if (files_path(path, sizeof(path), s->daemon->policy.store,
                    dir == FILES_SPOOL ? ZONE_DIR_SPOOL : ZONE_DIR_BLOBS, id,
-                   "")
+                   attempt)
         != 0)
     {
         errno = ENAMETOOLONG;
@@ -295,6 +302,26 @@ files_in_ring(struct store *s, const uint8_t *id)
 
 
 static int
+files_blob_wanted(struct store *s, const char *name, size_t len)
+{
+    char           *end;
+    uint8_t         id[ZONE_ID_SIZE];
+    unsigned long   attempt;
+
+    if (len < ZONE_ID_TEXT + 2 || name[ZONE_ID_TEXT] != '.'
+        || zone_id_parse(id, name, ZONE_ID_TEXT) != 0)
+    {
+        return 1;                               /* nothing of ours */
+    }
+
+    attempt = strtoul(name + ZONE_ID_TEXT + 1, &end, 10);
+
+    return *end != '\0' || attempt > UINT32_MAX
+           || s->engine->wants_blob(s->self, id, (uint32_t) attempt);
+}
+
+
+static int
 files_wanted(struct store *s, const char *dir, const char *name,
     const struct stat *st, time_t now)
 {
@@ -307,16 +334,12 @@ files_wanted(struct store *s, const char *dir, const char *name,
         return now - st->st_mtime < FILES_TMP_AGE;
     }
 
-    if (zone_id_parse(id, name, len) != 0) {
-
-        /* an answer that was being received, or nothing of ours */
-
-        return !(strcmp(dir, ZONE_DIR_BLOBS) == 0 && len == ZONE_ID_TEXT + 4
-                 && strcmp(name + ZONE_ID_TEXT, ".tmp") == 0);
+    if (strcmp(dir, ZONE_DIR_BLOBS) == 0) {
+        return files_blob_wanted(s, name, len);
     }
 
-    if (strcmp(dir, ZONE_DIR_BLOBS) == 0) {
-        return s->engine->wants_blob(s->self, id);
+    if (zone_id_parse(id, name, len) != 0) {
+        return 1;                               /* nothing of ours */
     }
 
     /* the ring first: what leaves it between the looks is in the store */
@@ -372,13 +395,27 @@ files_sweep_dir(struct store *s, const char *dir)
 }
 
 
+/*
+ * Inside a transaction, if an empty one: what is removed here is nobody's as
+ * long as nobody else can commit, and an overtaken worker does not get here.
+ */
+
 void
 files_sweep(struct store *s, int blobs)
 {
+    struct engine_error  e;
+
+    if (s->engine->begin(s->self, &e) != 0) {
+        log_text(LOG_WARN, "files that no job wants stay for now: %s", e.text);
+        return;
+    }
+
     files_sweep_dir(s, ZONE_DIR_SPOOL_TMP);
     files_sweep_dir(s, ZONE_DIR_SPOOL);
 
     if (blobs) {
         files_sweep_dir(s, ZONE_DIR_BLOBS);
     }
+
+    s->engine->abort(s->self);
 }

@@ -69,8 +69,13 @@ lmdb_open(void **self, const struct policy *p, struct engine_error *e)
     }
 
     m->policy = p;
+    m->lock = -1;
 
     if (lmdb_open_env(m, e) != 0) {
+        if (m->lock != -1) {
+            close(m->lock);
+        }
+
         free(m);
         return -1;
     }
@@ -145,6 +150,11 @@ lmdb_open_env(struct lmdb *m, struct engine_error *e)
     m->unsure = 1;                              /* who wrote it may have been
                                                    killed before its sync */
 
+    if (lmdb_owner_init(m, e) != 0) {
+        mdb_env_close(m->env);
+        return -1;
+    }
+
     rc = mdb_txn_begin(m->env, NULL, 0, &txn);
     if (rc) {
         (void) lmdb_fail(e, rc, file);
@@ -152,7 +162,7 @@ lmdb_open_env(struct lmdb *m, struct engine_error *e)
         return -1;
     }
 
-    if (lmdb_open_dbs(m, txn, e) != 0) {
+    if (lmdb_open_dbs(m, txn, e) != 0 || lmdb_claim(m, txn, e) != 0) {
         mdb_txn_abort(txn);
         mdb_env_close(m->env);
         return -1;
@@ -276,6 +286,10 @@ lmdb_close(void *self)
         mdb_env_close(m->env);
     }
 
+    if (m->lock != -1) {
+        close(m->lock);
+    }
+
     free(m->doomed);
     free(m);
 }
@@ -306,6 +320,12 @@ lmdb_begin(void *self, struct engine_error *e)
         }
 
         return lmdb_fail(e, rc, "the store");
+    }
+
+    if (lmdb_check_owner(m, e) != 0) {
+        mdb_txn_abort(m->txn);
+        m->txn = NULL;
+        return -1;
     }
 
     m->txn_next_seq = m->next_seq;
@@ -375,7 +395,8 @@ lmdb_commit(void *self, struct engine_error *e)
     m->first_expiry = m->txn_first_expiry;
 
     for (i = 0; i < m->ndoomed; i++) {
-        files_unlink(m->policy->store, m->doomed[i].dir, m->doomed[i].id, "");
+        files_unlink(m->policy->store, m->doomed[i].dir, m->doomed[i].id,
+                     m->doomed[i].attempt);
     }
 
     m->ndoomed = 0;
@@ -386,7 +407,7 @@ lmdb_commit(void *self, struct engine_error *e)
 
 int
 lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
-    struct engine_error *e)
+    uint32_t attempt, struct engine_error *e)
 {
     uint32_t             cap;
     struct lmdb_doomed  *p;
@@ -404,6 +425,7 @@ lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
     }
 
     m->doomed[m->ndoomed].dir = dir;
+    m->doomed[m->ndoomed].attempt = attempt;
     memcpy(m->doomed[m->ndoomed++].id, id, ZONE_ID_SIZE);
 
     return 0;

@@ -24,6 +24,7 @@ enum lmdb_db {
 /* A file to unlink once the transaction is committed. */
 struct lmdb_doomed {
     const char  *dir;
+    uint32_t     attempt;
     uint8_t      id[ZONE_ID_SIZE];
 };
 
@@ -32,6 +33,8 @@ struct lmdb {
     MDB_env              *env;
     MDB_txn              *txn;
     MDB_dbi               db[LMDB_DBS];
+    uint64_t              epoch;                /* ours; 0: none yet */
+    int                   lock;                 /* of STORE_LOCK; -1 */
     uint32_t              page;
     int                   fd;                   /* of the data file */
     uint64_t              allocated;            /* known to be on the disk */
@@ -60,11 +63,16 @@ lmdb_seq_key(MDB_val *key, uint64_t *seq)
 
 int lmdb_fail(struct engine_error *e, int rc, const char *what);
 int lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
-    struct engine_error *e);
+    uint32_t attempt, struct engine_error *e);
 int lmdb_put(struct lmdb *m, enum lmdb_db db, MDB_val *key, MDB_val *data,
     struct engine_error *e);
 int lmdb_get_row(struct lmdb *m, MDB_txn *txn, uint64_t seq,
     struct store_job *row, struct engine_error *e);
+
+/* offloadd_lmdb_owner.c */
+int lmdb_owner_init(struct lmdb *m, struct engine_error *e);
+int lmdb_claim(struct lmdb *m, MDB_txn *txn, struct engine_error *e);
+int lmdb_check_owner(struct lmdb *m, struct engine_error *e);
 
 /* offloadd_lmdb_job.c */
 int lmdb_insert(void *self, struct engine_insert *in,
@@ -103,6 +111,6 @@ int lmdb_recover(void *self, engine_scan scan, void *ctx,
 int lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
     struct engine_error *e);
 int lmdb_wants_body(void *self, const uint8_t *id);
-int lmdb_wants_blob(void *self, const uint8_t *id);
+int lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt);
 
 #endif /* OFFLOADD_LMDB_H */

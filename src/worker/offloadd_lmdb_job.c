@@ -291,8 +291,8 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
 
         /* canceled meanwhile: its blob is nobody's */
 
-        return lmdb_doom(m, ZONE_DIR_BLOBS, op->row.id, e) == 0
-               ? ENGINE_STALE : -1;
+        return lmdb_doom(m, ZONE_DIR_BLOBS, op->row.id, op->row.attempts, e)
+               == 0 ? ENGINE_STALE : -1;
     }
 
     if (rc != 0) {
@@ -364,7 +364,7 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
             memcpy(&request, data.mv_data, sizeof(request));
 
             if ((request.flags & ZONE_REQUEST_BODY_FILE)
-                && lmdb_doom(m, ZONE_DIR_SPOOL, row->id, e) != 0)
+                && lmdb_doom(m, ZONE_DIR_SPOOL, row->id, 0, e) != 0)
             {
                 return -1;
             }
@@ -416,7 +416,7 @@ lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
         memcpy(&r, data.mv_data, sizeof(r));
 
         if ((r.flags & STORE_RESULT_BLOB)
-            && lmdb_doom(m, ZONE_DIR_BLOBS, row->id, e) != 0)
+            && lmdb_doom(m, ZONE_DIR_BLOBS, row->id, row->attempts, e) != 0)
         {
             return -1;
         }

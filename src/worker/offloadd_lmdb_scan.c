@@ -210,7 +210,7 @@ lmdb_wants_body(void *self, const uint8_t *id)
 
 
 int
-lmdb_wants_blob(void *self, const uint8_t *id)
+lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt)
 {
     int               rc;
     uint64_t          seq;
@@ -220,7 +220,8 @@ lmdb_wants_blob(void *self, const uint8_t *id)
 
     return rc == 0 || (rc == 1 && (row.state == STORE_COMPLETED
                                    || row.state == STORE_FAILED)
-                       && (row.flags & STORE_HAS_RESULT));
+                       && (row.flags & STORE_HAS_RESULT)
+                       && row.attempts == attempt);
 }
 
 

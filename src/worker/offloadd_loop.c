@@ -8,11 +8,13 @@
 #include "offloadd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 
@@ -20,12 +22,13 @@
 #define LOOP_STOP_MS          10000             /* to hand back */
 
 
-static void loop_wait(struct offloadd *d);
+static int loop_wait(struct offloadd *d);
 static void loop_fd_ready(struct offloadd *d, int fd, uint32_t events);
 static void loop_batches(struct offloadd *d);
 static void loop_signal(struct offloadd *d);
 static void loop_tick(struct offloadd *d);
-static int loop_over(struct offloadd *d, int due, int *code);
+static void loop_check_zone(struct offloadd *d);
+static int loop_over(struct offloadd *d, int *code);
 
 
 static int
@@ -272,6 +275,7 @@ loop_tick(struct offloadd *d)
 
     d->loop.tick_at = mono_ms() + LOOP_TICK_MS;
 
+    loop_check_zone(d);
     log_tick();
     (void) loop_held(d);
 
@@ -287,25 +291,75 @@ loop_tick(struct offloadd *d)
 }
 
 
-/* 1: leave, with that code.  What is dear to ask is asked once a tick. */
+/*
+ * Did the zone's directory get a new zone or, with the old one, a new worker?
+ * Then what that finds in the store is its own, and this one is in its way.
+ */
 
 static int
-loop_over(struct offloadd *d, int due, int *code)
+loop_replaced(struct offloadd *d)
+{
+    int          fd, held;
+    char         path[PATH_MAX];
+    struct stat  mine, st;
+
+    if (stat(d->zone_file, &st) == 0
+        && (st.st_dev != d->zone.dev || st.st_ino != d->zone.ino))
+    {
+        return 1;
+    }
+
+    if (zone_path(path, sizeof(path), d->policy.path, ZONE_FILE_LOCK) != 0
+        || fstat(d->lock, &mine) == -1 || stat(path, &st) == -1
+        || (st.st_dev == mine.st_dev && st.st_ino == mine.st_ino))
+    {
+        return 0;
+    }
+
+    fd = open(path, O_RDWR|O_CLOEXEC|O_NOFOLLOW|O_NONBLOCK);
+    if (fd == -1) {
+        return 0;
+    }
+
+    held = zone_lock_held(fd, ZONE_LOCK_WORKER, 1) == 1;
+    (void) close(fd);
+
+    return held;
+}
+
+
+/* Leaves at once when the zone is not to be trusted, or not ours any more. */
+
+static void
+loop_check_zone(struct offloadd *d)
+{
+    if (!zone_broken(&d->zone) && loop_replaced(d)) {
+        log_text(LOG_NOTICE, "the zone in %s was made anew, and its store is "
+                 "its own worker's: this one leaves", d->policy.path);
+        _exit(OFFLOADD_OVERTAKEN);
+    }
+
+    if (zone_broken(&d->zone) || !zone_is_current(&d->zone, d->zone_file)) {
+        log_text(LOG_ERROR, "%s was cut short or removed under the running "
+                 "worker, which therefore leaves; jobs in the store are kept, "
+                 "those still in the lost file are not: do not touch the "
+                 "files in the zone's directory, restart nginx if it reports "
+                 "the same", d->zone_file);
+        _exit(1);
+    }
+}
+
+
+/* 1: leave, with that code. */
+
+static int
+loop_over(struct offloadd *d, int *code)
 {
     int       idle;
     uint64_t  now = mono_ms();
 
-    if (zone_broken(&d->zone)
-        || (due && !zone_is_current(&d->zone, d->zone_file)))
-    {
-        log_text(LOG_ERROR, "%s was cut short, replaced or removed under the "
-                 "running worker, which therefore leaves; jobs in the store "
-                 "are kept, those still in the lost file are not: do not "
-                 "touch the files in the zone's directory, restart nginx if "
-                 "it reports the same", d->zone_file);
-
-        (void) fflush(NULL);
-        _exit(1);                               /* nothing to be trusted */
+    if (zone_broken(&d->zone)) {
+        loop_check_zone(d);
     }
 
     *code = d->loop.fatal;
@@ -379,7 +433,13 @@ loop_timeout(struct offloadd *d)
 }
 
 
-static void
+/*
+ * 0: a tick is due, do nothing before it.  A worker that was stopped looks
+ * whether it is still wanted before it sends or reads anything; what is ready
+ * now will be so in the next round.
+ */
+
+static int
 loop_wait(struct offloadd *d)
 {
     int                 i, n, timeout;
@@ -399,21 +459,25 @@ loop_wait(struct offloadd *d)
 
     zone_sleep_disarm(&d->store.loop_sleeping);
 
+    if (mono_ms() >= d->loop.tick_at) {
+        return 0;
+    }
+
     for (i = 0; i < n; i++) {
         loop_fd_ready(d, events[i].data.fd, events[i].events);
     }
+
+    return 1;
 }
 
 
 int
 loop_run(struct offloadd *d)
 {
-    int  code, due;
+    int  code;
 
     for ( ;; ) {
-        due = mono_ms() >= d->loop.tick_at;
-
-        if (due) {
+        if (mono_ms() >= d->loop.tick_at) {
             loop_tick(d);
         }
 
@@ -425,13 +489,14 @@ loop_run(struct offloadd *d)
         loop_flush(d);
         sched_publish(d);
 
-        if (loop_over(d, due, &code)) {
+        if (loop_over(d, &code)) {
             break;
         }
 
-        loop_wait(d);
-        loop_batches(d);
-        multi_run(d);
+        if (loop_wait(d)) {
+            loop_batches(d);
+            multi_run(d);
+        }
     }
 
     return code;

@@ -200,7 +200,7 @@ replay_body_file(struct offloadd *d, struct attempt *a)
     struct replay  *r = &a->replay;
 
     if (files_path(path, sizeof(path), d->policy.store, ZONE_DIR_SPOOL,
-                   a->op.row.id, "")
+                   a->op.row.id, 0)
         != 0)
     {
         return -1;

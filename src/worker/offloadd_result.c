@@ -1,8 +1,8 @@
 /*
  * One answer as it comes in: its header lines, then its body, in memory up to
- * STORE_INLINE_MAX and from there on in a file, blobs/<job id>.tmp, which
- * gets its own name when the answer is complete.  Loop thread.  A kill leaves
- * a .tmp file or a blob no row names; the sweep removes both.
+ * STORE_INLINE_MAX and from there on in a file, blobs/<job id>.<attempt>,
+ * which the row names once the answer is complete.  Loop thread.  A kill
+ * leaves a blob no row names; the sweep removes it.
  *
  * Kept are end-to-end headers only.  nginx adds Date, Server and
  * Content-Length of its own when it serves the result.
@@ -45,8 +45,8 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
         close(r->fd);
         r->fd = -1;
 
-        if (!r->renamed) {
-            files_unlink(store, ZONE_DIR_BLOBS, id, ".tmp");
+        if (!r->finished) {
+            files_unlink(store, ZONE_DIR_BLOBS, id, r->attempt);
         }
     }
 
@@ -61,7 +61,7 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
     r->complete = 0;
     r->refused = 0;
     r->too_large = 0;
-    r->renamed = 0;
+    r->finished = 0;
 }
 
 
@@ -166,7 +166,8 @@ result_to_file(struct result *r, const char *store, const uint8_t *id)
 {
     char  path[PATH_MAX];
 
-    if (files_path(path, sizeof(path), store, ZONE_DIR_BLOBS, id, ".tmp")
+    if (files_path(path, sizeof(path), store, ZONE_DIR_BLOBS, id,
+                   r->attempt)
         != 0)
     {
         r->err = ENAMETOOLONG;
@@ -324,10 +325,8 @@ result_keep(struct result *r, const char *line)
 
 
 int
-result_finish(struct result *r, const char *store, const uint8_t *id,
-    uint32_t status)
+result_finish(struct result *r, uint32_t status)
 {
-    char         from[PATH_MAX], to[PATH_MAX];
     size_t       i;
     const char  *p;
 
@@ -348,23 +347,9 @@ result_finish(struct result *r, const char *store, const uint8_t *id,
         return 0;
     }
 
+    r->finished = 1;
+
     ZONE_FAILPOINT("result.blob-written");
-
-    if (files_path(from, sizeof(from), store, ZONE_DIR_BLOBS, id, ".tmp") != 0
-        || files_path(to, sizeof(to), store, ZONE_DIR_BLOBS, id, "") != 0)
-    {
-        r->err = ENAMETOOLONG;
-        return -1;
-    }
-
-    if (rename(from, to) == -1) {
-        r->err = errno;
-        return -1;
-    }
-
-    r->renamed = 1;
-
-    ZONE_FAILPOINT("result.blob-renamed");
 
     return 0;
 }

@@ -226,7 +226,8 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         ZONE_FAILPOINT("settle.before-commit");
 
         if (s->durable && op->headers && op->body == NULL
-            && files_sync(s, FILES_BLOBS, op->row.id, e) == -1)
+            && files_sync(s, FILES_BLOBS, op->row.id, op->row.attempts, e)
+               == -1)
         {
             return -1;
         }

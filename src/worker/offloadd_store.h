@@ -123,6 +123,8 @@ typedef int (*engine_scan)(void *ctx, uint64_t seq,
     const struct store_job *row);
 
 struct engine {
+    /* From here on the store is this process's.  When another opens it, the
+     * next begin() ends this process: see OFFLOADD_OVERTAKEN. */
     int       (*open)(void **self, const struct policy *p,
                    struct engine_error *e);
     void      (*close)(void *self);
@@ -170,7 +172,7 @@ struct engine {
                    struct engine_error *e);
     /* Does this job still want its spooled body (its blob)?  Read only. */
     int       (*wants_body)(void *self, const uint8_t *id);
-    int       (*wants_blob)(void *self, const uint8_t *id);
+    int       (*wants_blob)(void *self, const uint8_t *id, uint32_t attempt);
     void      (*upkeep)(void *self);            /* each 10 s or so */
 };
 

@@ -4,6 +4,7 @@
  * Plain data, libc only; the engines are elsewhere.
  *
  *      meta       "layout" -> uint32_t; "next_seq" -> uint64_t;
+ *                 "owner" -> struct store_owner;
  *                 "counters" -> struct store_counters;
  *                 "rings" -> struct store_rings + a store_ring for each lane
  *      ids        job id, 16 bytes -> seq
@@ -19,7 +20,9 @@
  *
  * Beside LMDB's files, in the store's directory:
  *      spool/<job id>    a body too large for the ring
- *      blobs/<job id>    a result body too large to be inline
+ *      blobs/<job id>.<attempt>
+ *                        a result body too large to be inline
+ *      store.lock        byte n is locked while the owner of epoch n lives
  */
 
 #ifndef OFFLOAD_ZONE_STORE_H
@@ -31,6 +34,7 @@
 
 #define STORE_LAYOUT          1
 #define STORE_FILE            "store.mdb"       /* MDB_NOSUBDIR */
+#define STORE_LOCK            "store.lock"
 #define STORE_MAP_SIZE        (1ull << 40)      /* address space only */
 #define STORE_READERS         1024
 #define STORE_INLINE_MAX      (64u * 1024)      /* larger results: a blob */
@@ -100,7 +104,8 @@ _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 #define STORE_TYPE_MAX        256               /* longer ones are cut */
 #define STORE_MESSAGE_MAX     512
 
-#define STORE_RESULT_BLOB     0x01              /* body in blobs/<job id> */
+#define STORE_RESULT_BLOB     0x01              /* body in blobs/, by the
+                                                   row's attempts */
 
 struct store_result {
     uint16_t  layout;
@@ -112,6 +117,18 @@ struct store_result {
 };
 
 _Static_assert(sizeof(struct store_result) == 24, "store_result");
+
+/* The worker that may write: each one that opens the store raises the epoch. */
+struct store_owner {
+    uint32_t  layout;
+    uint32_t  pid;                              /* for messages only */
+    uint64_t  epoch;                            /* from 1 */
+    uint64_t  opened_ms;
+    uint64_t  dev;                              /* of the zone's directory */
+    char      path[ZONE_PATH_MAX + 8];          /* that directory */
+};
+
+_Static_assert(sizeof(struct store_owner) == 120, "store_owner");
 
 /* Big endian, so that the oldest comes first. */
 struct store_expiry_key {

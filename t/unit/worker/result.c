@@ -41,7 +41,7 @@ kept(uint32_t status)
     size_t       i;
     static char  text[8192];
 
-    if (result_finish(&r, store, id, status) != 0) {
+    if (result_finish(&r, status) != 0) {
         return "failed";
     }
 
@@ -172,12 +172,12 @@ test_limit(void)
 
 
 static size_t
-blob(const char *suffix)
+blob(uint32_t attempt)
 {
     char         path[PATH_MAX];
     struct stat  st;
 
-    must(files_path(path, sizeof(path), store, ZONE_DIR_BLOBS, id, suffix)
+    must(files_path(path, sizeof(path), store, ZONE_DIR_BLOBS, id, attempt)
          == 0);
 
     return stat(path, &st) == 0 ? (size_t) st.st_size : 0;
@@ -197,18 +197,16 @@ test_body(void)
     is(result_body(&r, store, id, "c", 1), 0, "one byte more");
     ok(r.fd != -1 && r.body.len == 0, "goes to a file with the rest");
     is(r.size, sizeof(data) + 1, "all counted");
-    is(blob(".tmp"), sizeof(data) + 1, "and written");
-    is(blob(""), 0, "under a name that is not the result's yet");
+    is(blob(3), sizeof(data) + 1, "and written, by the attempt's number");
 
     begin();
-    is(blob(".tmp"), 0, "an attempt that comes to nothing takes it along");
+    is(blob(3), 0, "an attempt that comes to nothing takes it along");
 
     (void) result_body(&r, store, id, data, sizeof(data));
     (void) result_body(&r, store, id, data, 5);
-    is(result_finish(&r, store, id, 200), 0, "a whole answer");
-    is(blob(""), sizeof(data) + 5, "gets its name");
+    is(result_finish(&r, 200), 0, "a whole answer");
     begin();
-    is(blob(""), sizeof(data) + 5, "and keeps it");
+    is(blob(3), sizeof(data) + 5, "keeps it");
 
     (void) snprintf(store + strlen(store), 8, "/none");
     (void) result_body(&r, store, id, data, sizeof(data));
@@ -230,6 +228,7 @@ main(void)
     must(mkdir(path, 0700) == 0);
 
     result_init(&r);
+    r.attempt = 3;
 
     test_headers();
     test_course();
@@ -239,7 +238,7 @@ main(void)
 
     result_free(&r);
 
-    files_unlink(tap_file("store"), ZONE_DIR_BLOBS, id, "");
+    files_unlink(tap_file("store"), ZONE_DIR_BLOBS, id, r.attempt);
     must(rmdir(path) == 0);
     must(rmdir(tap_file("store")) == 0);
 
