@@ -46,7 +46,8 @@ my ($r, $doc, $job) = $n->through(POST => '/big?size=50000000&chunked=1',
 
 is sha256_hex($r->{body}), Backend::content_sha(50_000_000),
     '50 MB: whole';
-is -s "$n->{zone_dir}/store/blobs/$job->{id}", 50_000_000, '50 MB: in a file';
+is -s "$n->{zone_dir}/store/blobs/$job->{id}.1", 50_000_000,
+    '50 MB: in a file';
 is $n->request('HEAD', "$job->{path}/result")->{h}{'content-length'},
     50_000_000, '50 MB: HEAD';
 

@@ -55,6 +55,7 @@ loop_signals(void)
     sigaddset(&set, SIGQUIT);
     sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGCONT);
 
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) {
         return -1;
@@ -197,8 +198,7 @@ loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
     }
 
     if (fd == d->loop.signals) {
-        loop_signal(d);
-        return;
+        return;                                 /* they came first */
     }
 
     multi_ready(d, fd, events);
@@ -240,6 +240,10 @@ loop_signal(struct offloadd *d)
 
         case SIGUSR1:
             log_tick();
+            break;
+
+        case SIGCONT:
+            d->loop.tick_at = 0;
             break;
 
         case SIGQUIT:
@@ -333,6 +337,10 @@ loop_replaced(struct offloadd *d)
 static void
 loop_check_zone(struct offloadd *d)
 {
+    if (!zone_broken(&d->zone) && ZONE_MUTANT("loop.replaced")) {
+        return;
+    }
+
     if (!zone_broken(&d->zone) && loop_replaced(d)) {
         log_text(LOG_NOTICE, "the zone in %s was made anew, and its store is "
                  "its own worker's: this one leaves", d->policy.path);
@@ -434,9 +442,9 @@ loop_timeout(struct offloadd *d)
 
 
 /*
- * 0: a tick is due, do nothing before it.  A worker that was stopped looks
- * whether it is still wanted before it sends or reads anything; what is ready
- * now will be so in the next round.
+ * 0: do nothing before another round.  A worker that was stopped finds SIGCONT
+ * here, if not a wait that was interrupted, and looks whether it is still
+ * wanted before it sends or reads anything; what is ready now will be so then.
  */
 
 static int
@@ -459,7 +467,13 @@ loop_wait(struct offloadd *d)
 
     zone_sleep_disarm(&d->store.loop_sleeping);
 
-    if (mono_ms() >= d->loop.tick_at) {
+    for (i = 0; i < n; i++) {
+        if (events[i].data.fd == d->loop.signals) {
+            loop_signal(d);
+        }
+    }
+
+    if (n == -1 || mono_ms() >= d->loop.tick_at) {
         return 0;
     }
 

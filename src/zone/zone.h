@@ -610,7 +610,8 @@ int zone_check(const struct zone *z, zone_report report, void *ctx);
 /*
  * zone_failpoint.c: named places to die at, for tests.  Compiled in only
  * with -DOFFLOAD_FAILPOINTS; then the environment's OFFLOAD_FAILPOINT=name
- * (or name:N, the Nth time it is passed) makes the process SIGKILL itself.
+ * (or name:N, the Nth time it is passed) makes the process SIGKILL itself;
+ * name:Ns makes it SIGSTOP itself.
  *
  * ZONE_MUTANT(name) is 0, and 1 in that build under OFFLOAD_MUTANT=name:
  * what stands under !ZONE_MUTANT(name) is left out then, to show that the

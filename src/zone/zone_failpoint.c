@@ -4,6 +4,7 @@
  *
  *      OFFLOAD_FAILPOINT=name      the first time it is passed
  *      OFFLOAD_FAILPOINT=name:N    the Nth time
+ *      OFFLOAD_FAILPOINT=name:Ns   be stopped there (SIGSTOP), not killed
  *
  *      OFFLOAD_MUTANT=name         leave out the step of that name
  *
@@ -28,6 +29,8 @@
 void
 zone_failpoint(const char *name)
 {
+    int                           signo;
+    char                         *end;
     size_t                        n;
     const char                   *want;
     unsigned long                 at;
@@ -40,8 +43,11 @@ zone_failpoint(const char *name)
         return;
     }
 
+    signo = SIGKILL;
+
     if (want[n] == ':') {
-        at = strtoul(want + n + 1, NULL, 10);
+        at = strtoul(want + n + 1, &end, 10);
+        signo = *end == 's' ? SIGSTOP : SIGKILL;
 
     } else if (want[n] == '\0') {
         at = 1;
@@ -51,7 +57,7 @@ zone_failpoint(const char *name)
     }
 
     if (atomic_fetch_add(&passed, 1) + 1 == at) {
-        kill(getpid(), SIGKILL);
+        raise(signo);                           /* this very thread */
     }
 }
 
