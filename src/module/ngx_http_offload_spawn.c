@@ -8,7 +8,9 @@
  *
  * The zone's worker is alive exactly as long as its lock is held.  When it
  * is not, the helper forks twice and executes offloadd, which is nobody's
- * child here: it outlives reloads, and its death is no alert in our log.
+ * child here: it outlives reloads, and its death is no alert in our log.  One
+ * that leaves because another has its zone leaves that other's lock held, so
+ * there is no fight between the two.
  */
 
 
