@@ -2,8 +2,9 @@
  * What a dead worker left, put right before the threads start (main thread):
  * jobs that are not settled are scheduled again, in order; those that were
  * running count as waiting, their attempts stay counted, unless they may be
- * attempted only once: these are lost.  Slots are given back to the jobs they hold, or freed; files nobody wants go.  SUBMITTED
- * slots and the rings are the drain's, as always.
+ * attempted only once: these are lost.  Slots are given back to the jobs they
+ * hold, or freed; files nobody wants go.  SUBMITTED slots and the rings are
+ * the drain's, as always.
  *
  * Killed in here, it starts anew the next time: each step can be repeated.
  */
@@ -236,7 +237,9 @@ recover(struct offloadd *d, struct engine_error *e)
                           d->store.engine->next_seq(d->store.self),
                           memory_order_relaxed);
 
-    if (log_begin(&l, ctx.jobs || ctx.lost ? LOG_NOTICE : LOG_INFO, "recovered")) {
+    if (log_begin(&l, ctx.jobs || ctx.lost ? LOG_NOTICE : LOG_INFO,
+                  "recovered"))
+    {
         log_uint(&l, "jobs", ctx.jobs);
         log_uint(&l, "attempted_before", ctx.attempted);
         log_uint(&l, "lost", ctx.lost);
