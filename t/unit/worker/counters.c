@@ -347,6 +347,7 @@ main(int argc, char **argv)
 
     if (argc == 4 && strcmp(argv[1], "lose") == 0) {
         (void) snprintf(policy.store, sizeof(policy.store), "%s", argv[2]);
+        (void) snprintf(policy.path, sizeof(policy.path), "/dev/shm");
         must(zone_id_parse(id, argv[3], strlen(argv[3])) == 0);
         must(en->open(&self, &policy, &e) == 0);
         must(lose(id) == 0);
@@ -356,6 +357,7 @@ main(int argc, char **argv)
 
     tap_begin();
     (void) snprintf(policy.store, sizeof(policy.store), "%s", tap_dir);
+    (void) snprintf(policy.path, sizeof(policy.path), "/dev/shm");
     must(en->open(&self, &policy, &e) == 0);
 
     test_random();
