@@ -240,4 +240,31 @@ EOT
     $n->finish;
 }
 
+# an answer that can not be kept now is worth another attempt
+
+SKIP: {
+    skip 'the directory must not belong to root', 3 if $> != 0;
+
+    my $n = Offload->new(backend => $b)->start;
+
+    $n->offloadd;
+
+    my $blobs = "$n->{zone_dir}/store/blobs";
+    my $job = $n->submit(GET => '/large?size=300000&gate=room');
+
+    $b->wait_for(1, event => 'request', job => $job->{id});
+    chmod 0, $blobs;
+    $b->open_gate('room');
+    ok Offload::wait_until(20, sub {
+        $n->worker_log =~ /attempt=1 .*could not be kept: Permission/ }),
+        'an answer that finds no room is logged';
+    chmod 0700, $blobs;
+
+    my $doc = $n->settled($job);
+
+    is "$doc->{status} $doc->{attempts}", 'completed 2', 'asked for again';
+    is length($n->result($job)->{body}), 300_000, 'and kept';
+    $n->finish;
+}
+
 Offload::finish_all();

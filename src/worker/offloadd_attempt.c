@@ -21,12 +21,14 @@
 #include <string.h>
 
 
+#define ATTEMPT_DISK_MS       2000ull
 #define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
 
 
 static void attempt_settle(struct offloadd *d, struct attempt *a, int error);
 static void attempt_requeue(struct offloadd *d, struct attempt *a,
     const char *reason, uint64_t delay_ms);
+static void attempt_not_stored(struct offloadd *d, struct attempt *a);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
 static int attempt_lost(struct offloadd *d, struct attempt *a,
@@ -254,11 +256,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
         break;
 
     case REPLAY_NOT_STORED:
-        (void) snprintf(a->message, sizeof(a->message), "the answer could "
-                        "not be kept: %s",
-                        a->result.too_large ? "its header is over 64 KB"
-                                            : strerror(a->result.err));
-        attempt_settle(d, a, STORE_ERROR_RESULT);
+        attempt_not_stored(d, a);
         break;
 
     default:
@@ -282,6 +280,32 @@ attempt_answered(struct offloadd *d, struct attempt *a)
     (void) snprintf(a->message, sizeof(a->message),
                     "the backend answered %u", a->op.row.http_status);
     attempt_settle(d, a, STORE_ERROR_BACKEND);
+}
+
+
+/*
+ * A disk that is full has room again some day, and the job is worth another
+ * attempt then; but each is work for the backend: 2 s, 8 s, 32 s, 2 minutes.
+ */
+
+static void
+attempt_not_stored(struct offloadd *d, struct attempt *a)
+{
+    char  text[CURL_ERROR_SIZE];
+
+    (void) snprintf(text, sizeof(text), "the answer could not be kept: %s",
+                    a->result.too_large ? "its header is over 64 KB"
+                                        : strerror(a->result.err));
+
+    if (a->result.too_large || (a->op.row.flags & STORE_AT_MOST_ONCE)
+        || ++a->op.row.strikes >= ATTEMPT_STRIKES)
+    {
+        (void) snprintf(a->message, sizeof(a->message), "%s", text);
+        attempt_settle(d, a, STORE_ERROR_RESULT);
+        return;
+    }
+
+    attempt_requeue(d, a, text, ATTEMPT_DISK_MS << 2 * (a->op.row.strikes - 1));
 }
 
 
