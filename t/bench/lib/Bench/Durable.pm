@@ -201,9 +201,9 @@ sub product {
     $r->{batch} = ($r->{requests} - $r->{bad}) / $commits;
     $r->{commit} = $product->figures->{commit_us} / 1000;
 
+    my $pause = 2000 * $connections / $r->{rps} - $r->{p50} / 2;
     my $half = Bench::Wrk::load($b, $product->{nginx}, @load,
-        env => { BENCH_BODY => $size,
-                 BENCH_PAUSE => 2000 * $connections / $r->{rps} });
+        env => { BENCH_BODY => $size, BENCH_PAUSE => max(1, $pause) });
 
     @$r{qw(half half_p50 half_p99)} = @$half{qw(rps p50 p99)};
     $r->{half_commit} = $product->figures->{commit_us} / 1000;
