@@ -34,6 +34,7 @@ static int store_expire(struct store *s, struct engine_error *e);
 static int store_apply(struct store *s, struct store_op *op,
     struct engine_error *e);
 static void store_committed(struct store *s, struct store_batch *b);
+static void store_took(struct store *s, uint64_t us);
 static void store_rotate(struct store *s);
 static void store_upkeep(struct store *s);
 static void store_wait(struct store *s);
@@ -70,7 +71,7 @@ static int
 store_round(struct store *s)
 {
     int                  rc;
-    uint64_t             now;
+    uint64_t             now, started;
     struct store_batch  *b;
     struct engine_error  e;
 
@@ -94,6 +95,7 @@ store_round(struct store *s)
     e.err = 0;
     e.text[0] = '\0';
 
+    started = mono_us();
     rc = s->engine->begin(s->self, &e);
 
     if (rc == 0) {
@@ -119,6 +121,8 @@ store_round(struct store *s)
         store_rotate(s);
         return 0;
     }
+
+    store_took(s, mono_us() - started);
 
     if (claims_committed(s) != 0) {
         drain_undo(s);                          /* stopping: as if killed */
@@ -345,6 +349,24 @@ store_committed(struct store *s, struct store_batch *b)
     }
 
     store_give(s, b);
+}
+
+
+/* From the first record read until all of them were on the disk. */
+
+static void
+store_took(struct store *s, uint64_t us)
+{
+    uint32_t             smoothed;
+    struct zone_worker  *w = s->daemon->zone.worker;
+
+    smoothed = atomic_load_explicit(&w->commit_us, memory_order_relaxed);
+    us = us < UINT32_MAX / 16 ? us : UINT32_MAX / 16;
+
+    smoothed = smoothed ? (uint32_t) ((smoothed * 15ull + us + 15) / 16)
+                        : (uint32_t) us;
+
+    atomic_store_explicit(&w->commit_us, smoothed, memory_order_relaxed);
 }
 
 

@@ -111,7 +111,8 @@ struct zone_worker {
     _Atomic uint64_t  settled;
     _Atomic uint32_t  refusing;                 /* ZONE_REFUSING_*: what would
                                                    come now is refused */
-    uint32_t          spare;
+    _Atomic uint32_t  commit_us;                /* one group commit, smoothed;
+                                                   0: there was none */
 };
 
 #define ZONE_REFUSING_FULL    0x01              /* no room in the store */

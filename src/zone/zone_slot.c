@@ -27,7 +27,8 @@
 /* A writer is inside for some 20 ns; who is still there then was stopped. */
 #define ZONE_SLOT_TRIES  128
 
-/* Slots looked at by one search: 10 us at worst, about what a request costs. */
+/* Slots looked at by one search: 10 us at worst, about what a request costs.
+ * There are two at most. */
 #define ZONE_SLOT_SEARCH 2048
 
 
@@ -67,12 +68,44 @@ zone_slot_put(struct zone_slot *s, const struct zone_job *job, uint32_t state)
 }
 
 
-/* nginx */
+/* Looks at `n` slots, `step` apart, from *slot on, which is left behind the
+ * last. */
+
+static int
+zone_slot_search(struct zone_producer *p, uint32_t *slot, uint32_t n,
+    uint32_t step)
+{
+    uint32_t  i, slots;
+
+    slots = p->zone->geo.slots;
+
+    for (i = 0; i < n; i++) {
+        if (zone_load_acquire(&zone_slot(p->zone, p->index, *slot)->state)
+            == ZONE_SLOT_FREE)
+        {
+            return 1;
+        }
+
+        *slot += step;
+
+        if (*slot >= slots) {
+            *slot -= slots;
+        }
+    }
+
+    return 0;
+}
+
+
+/*
+ * nginx.  With many jobs waiting the free slots lie together, behind more of
+ * the others than one search looks at: a second one looks all over the table.
+ */
 
 int64_t
 zone_slot_find(struct zone_producer *p)
 {
-    uint32_t  i, n, slots, slot;
+    uint32_t  n, slots, slot, far;
     int64_t   used;
 
     slots = p->zone->geo.slots;
@@ -87,22 +120,20 @@ zone_slot_find(struct zone_producer *p)
     n = slots < ZONE_SLOT_SEARCH ? slots : ZONE_SLOT_SEARCH;
     slot = p->cursor < slots ? p->cursor : 0;
 
-    for (i = 0; i < n; i++) {
-        if (zone_load_acquire(&zone_slot(p->zone, p->index, slot)->state)
-            == ZONE_SLOT_FREE)
-        {
-            p->cursor = slot;
-            return slot;
+    if (!zone_slot_search(p, &slot, n, 1)) {
+        far = slot;
+
+        if (!zone_slot_search(p, &far, n, slots / n)) {
+            p->cursor = slot;                   /* go on from here */
+            return -1;
         }
 
-        if (++slot == slots) {
-            slot = 0;
-        }
+        slot = far;
     }
 
-    p->cursor = slot;                           /* go on from here */
+    p->cursor = slot;
 
-    return -1;
+    return slot;
 }
 
 

@@ -94,6 +94,7 @@ main(int argc, char **argv)
     printf("waiting %llu\n", (unsigned long long) z.worker->waiting);
     printf("running %llu\n", (unsigned long long) z.worker->running);
     printf("settled %llu\n", (unsigned long long) z.worker->settled);
+    printf("commit_us %u\n", z.worker->commit_us);
     printf("worker %u\n", z.worker->pid);
 
     return 0;

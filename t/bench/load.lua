@@ -1,10 +1,12 @@
 -- The load, by the environment:
 --   BENCH_BODY   post a body of so many bytes, again and again
 --   BENCH_STOP   and end after so many 202s (slower: looks at every answer)
+--   BENCH_PAUSE  and wait so many milliseconds between two, on average
 --   BENCH_PATHS  or get the paths in this file in turn, one path a line
 
 local paths = os.getenv("BENCH_PATHS")
 local stop = tonumber(os.getenv("BENCH_STOP") or 0)
+local pause = tonumber(os.getenv("BENCH_PAUSE") or 0)
 
 if paths then
     local requests = {}
@@ -61,6 +63,12 @@ if stop > 0 then
     end
 end
 
+if pause > 0 then
+    function delay()
+        return math.random(0, math.floor(2 * pause + 0.5))
+    end
+end
+
 -- wrk stays until its time is up, even when its only thread has stopped:
 -- then `took` is how long the load lasted.
 
@@ -70,10 +78,11 @@ function setup(thread)
     only = thread
 end
 
-function done(summary)
+function done(summary, latency)
     local e = summary.errors
 
-    print(string.format("BENCH %d %d %d %d", summary.requests,
+    print(string.format("BENCH %d %d %d %d %d %d", summary.requests,
                         only:get("took") or summary.duration, e.status,
-                        e.connect + e.read + e.write + e.timeout))
+                        e.connect + e.read + e.write + e.timeout,
+                        latency:percentile(50), latency:percentile(99)))
 end

@@ -183,12 +183,12 @@ test_in_use(void)
     struct zone_record   *rec;
 
     fresh();
-    z.worker->spare = 0;
+    z.worker->commit_us = 0;
 
     nginx = tap_fork();
 
     if (nginx == 0) {
-        for (n = 100; !z.worker->spare; /* void */ ) {
+        for (n = 100; !z.worker->commit_us; /* void */ ) {
             n += unit_submit(&p, n, n % 3000) != -1;
         }
 
@@ -200,7 +200,7 @@ test_in_use(void)
     if (worker == 0) {
         must(zone_consumer_init(&c, &z, 0, &e) == 0);
 
-        while (!z.worker->spare) {
+        while (!z.worker->commit_us) {
             if (zone_sq_peek(&c, &rec, &e) != 1) {
                 continue;
             }
@@ -222,7 +222,7 @@ test_in_use(void)
         faults += unit_check(&z, 1);
     }
 
-    z.worker->spare = 1;
+    z.worker->commit_us = 1;
     is(tap_wait(nginx) | tap_wait(worker), 0, "both end");
     is(faults, 0, "%d looks at a zone in use, %ju jobs: no false alarm", i,
        (uintmax_t) lane->accepted);

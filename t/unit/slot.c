@@ -175,6 +175,54 @@ test_exhausted(void)
 
 
 /*
+ * A long queue: three quarters of a large table stay with jobs that wait, and
+ * what is given out of the rest comes back behind the cursor.  No search may
+ * end in the part that is held.
+ */
+
+static void
+test_backlog(void)
+{
+    int                   i, n, refused;
+    int64_t               slot;
+    struct zone           large;
+    struct zone_job       job;
+    struct zone_geometry  g;
+    struct zone_producer  q;
+
+    memset(&g, 0, sizeof(g));
+    g.size = 8 * 1024 * 1024;
+    g.lanes = 1;
+
+    must(zone_create(tap_file("large"), &g, (uid_t) -1, (gid_t) -1, &e) == 0);
+    must(zone_open(&large, tap_file("large"), &e) == 0);
+    must(zone_producer_init(&q, &large, 0, &e) == 0);
+
+    n = (int) large.geo.slots;
+    refused = 0;
+
+    for (i = 0; i < 4 * n; i++) {
+        slot = zone_slot_find(&q);
+
+        if (slot == -1) {
+            refused++;
+            continue;
+        }
+
+        unit_job(&job, 0, (uint32_t) slot, (uint64_t) i + 1);
+        zone_slot_fill(&q, (uint32_t) slot, &job);
+
+        if (zone_slots_used(&large, 0) > (uint64_t) n / 4 * 3) {
+            zone_slot_free(&large, 0, (uint32_t) slot);
+        }
+    }
+
+    is(refused, 0, "a table of %d with %d held: always one free", n,
+       n / 4 * 3);
+}
+
+
+/*
  * The writer changes all of a job at once, again and again, until it is told
  * to stop.  Every word but the id follows from seq.
  */
@@ -305,6 +353,7 @@ main(void)
 
     test_life();
     test_exhausted();
+    test_backlog();
     test_race();
 
     return tap_end();

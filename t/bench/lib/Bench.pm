@@ -37,7 +37,11 @@ sub new {
                                        TMPDIR => 1, CLEANUP => 1),
         shm     => File::Temp::tempdir('offload-bench-XXXXXX',
                                        DIR => '/dev/shm', CLEANUP => 1),
-        zones   => 0,
+        disk    => File::Temp::tempdir('offload-bench-XXXXXX',
+                                       DIR => $ENV{OFFLOAD_BENCH_DISK}
+                                              || "$build/bench",
+                                       CLEANUP => 1),
+        dirs    => 0,
     }, $class;
 
     $self->{module} = "$self->{build}/ngx_http_offload_module.so";
@@ -63,7 +67,15 @@ sub unbuilt {
 sub fresh_zone {
     my ($self) = @_;
 
-    return "$self->{shm}/z" . ++$self->{zones};
+    return "$self->{shm}/z" . ++$self->{dirs};
+}
+
+# The same for what is to be on a disk.
+
+sub fresh_disk {
+    my ($self) = @_;
+
+    return "$self->{disk}/d" . ++$self->{dirs};
 }
 
 # Bytes of shared memory one server of the benchmark may take: half of what is

@@ -51,7 +51,7 @@ sub helper {
 
     run_quiet("$program.log", $ENV{CC} || 'cc', '-std=gnu11', '-O2', '-g',
               '-Wall', '-Wextra', '-Werror', "-I$b->{root}/src/zone",
-              '-o', $program, $source, '-lpthread');
+              '-o', $program, $source, '-lpthread', '-llmdb');
 
     return $program;
 }

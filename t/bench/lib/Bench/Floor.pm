@@ -5,6 +5,8 @@ package Bench::Floor;
 use strict;
 use warnings;
 
+use IO::Socket::INET ();
+
 use Bench::Build ();
 use Bench::Nginx ();
 use Bench::Product ();
@@ -97,7 +99,18 @@ sub backend {
 EOF
 }
 
-# Plain proxy_pass to it.
+# One that takes connections, by the kernel's hand, and is silent; to close.
+
+sub silent {
+    my ($port) = @_;
+
+    return IO::Socket::INET->new(LocalAddr => '127.0.0.1',
+                                 LocalPort => $port, Listen => 128,
+                                 ReuseAddr => 1)
+           // die "listen on 127.0.0.1:$port: $!\n";
+}
+
+# Plain proxy_pass to the one that answers.
 
 sub proxy {
     my ($b, $to, %opt) = @_;

@@ -8,9 +8,9 @@ use strict;
 use warnings;
 
 use File::Find ();
-use IO::Socket::INET ();
 
 use Bench qw(slurp wait_until);
+use Bench::Floor ();
 use Bench::Product ();
 use Bench::Wrk ();
 
@@ -25,14 +25,8 @@ sub run {
         return;
     }
 
-    # a backend that takes connections, by the kernel's hand, and is silent
-
     my $port = $b->{port} + 22;
-    my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1',
-                                       LocalPort => $port, Listen => 128,
-                                       ReuseAddr => 1)
-        or die "listen on 127.0.0.1:$port: $!\n";
-
+    my $silent = Bench::Floor::silent($port);
     my $product = Bench::Product->start($b, worker => 1, to => $port,
                                         zone => '16m lanes=2 concurrency=1');
 

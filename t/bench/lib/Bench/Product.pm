@@ -8,7 +8,7 @@ use warnings;
 
 use File::Path ();
 
-use Bench qw(run_quiet wait_until);
+use Bench qw(run_quiet slurp wait_until);
 use Bench::Build ();
 use Bench::Nginx ();
 
@@ -93,6 +93,20 @@ sub figures {
 
     return { run_quiet("$self->{b}{tmp}/figures.log", $program,
                        "$self->{zone}/zone.v1") =~ /^(\w+) (\d+)$/mg };
+}
+
+# How many transactions its store has seen.
+
+sub commits {
+    my ($self) = @_;
+
+    my $program = $self->{commits} ||= Bench::Build::helper($self->{b},
+                                                            'commits');
+    my ($store) = slurp("$self->{zone}/policy.json")
+                  =~ /"store"\s*:\s*"([^"]+)"/;
+
+    return 0 + run_quiet("$self->{b}{tmp}/commits.log", $program,
+                         "$store/store.mdb");
 }
 
 # Every accepted job is where it belongs: in the store, waiting, running or

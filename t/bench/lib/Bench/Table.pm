@@ -15,7 +15,7 @@ my @HEAD = ('row', 'unit', 'floor', 'product', 'ratio', '(rounds)', 'target',
 sub new {
     my ($class) = @_;
 
-    return bless { rows => [], missed => 0 }, $class;
+    return bless { rows => [], notes => '', missed => 0 }, $class;
 }
 
 # A pair of figures, one of each per round: the row shows the medians, and
@@ -86,21 +86,35 @@ sub figure {
     return sprintf('%.1f', $v);
 }
 
+# Text to come after the table.
+
+sub note {
+    my ($self, $text) = @_;
+
+    $self->{notes} .= $text;
+}
+
 sub text {
     my ($self) = @_;
 
-    my @rows = (\@HEAD, @{ $self->{rows} });
+    return align([0, 1, 6, 7], \@HEAD, @{ $self->{rows} }) . $self->{notes};
+}
+
+# Rows as columns, those given to the left, the others to the right.
+
+sub align {
+    my ($left, @rows) = @_;
+
+    my $last = $#{ $rows[0] };
     my @width = map { my $i = $_; max(map { length $_->[$i] } @rows) }
-                    0 .. $#HEAD - 1;
+                    0 .. $last;
+    my %left = map { $_ => 1 } @$left;
     my $text = '';
 
     for my $row (@rows) {
-        my @cells = map {
-            sprintf($_ < 2 || $_ == 6 ? '%-*s' : '%*s', $width[$_],
-                    $row->[$_])
-        } 0 .. $#HEAD - 1;
-
-        $text .= join('  ', @cells, $row->[-1]) . "\n";
+        $text .= join('  ', map {
+            sprintf($left{$_} ? '%-*s' : '%*s', $width[$_], $row->[$_])
+        } 0 .. $last) . "\n";
     }
 
     $text =~ s/ +$//mg;

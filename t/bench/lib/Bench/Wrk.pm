@@ -8,8 +8,8 @@ use warnings;
 use Bench qw(cpu_ns run_quiet);
 
 # cpus: where it may run; env: what load.lua reads.
-# Returns requests, seconds, rps and bad: answers of 400 and over, and
-# connections that broke.
+# Returns requests, seconds, rps, bad: answers of 400 and over, and
+# connections that broke; p50 and p99 of the answers' times in milliseconds.
 
 sub run {
     my ($b, %opt) = @_;
@@ -23,16 +23,25 @@ sub run {
 
     local %ENV = (%ENV, %{ $opt{env} || {} });
 
-    my $out = run_quiet("$b->{tmp}/wrk.log", @cmd);
-    my ($requests, $us, $status, $broken) =
-        $out =~ /^BENCH (\d+) (\d+) (\d+) (\d+)$/m
-        or die "wrk said nothing of use:\n$out";
+    return figures('wrk', run_quiet("$b->{tmp}/wrk.log", @cmd));
+}
+
+# What load.lua prints at the end, and other loads of the benchmark's own.
+
+sub figures {
+    my ($name, $out) = @_;
+
+    my ($requests, $us, $status, $broken, $p50, $p99) =
+        $out =~ /^BENCH (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$/m
+        or die "$name said nothing of use:\n$out";
 
     return {
         requests => $requests,
         seconds  => $us / 1e6,
         rps      => $requests / ($us / 1e6),
         bad      => $status + $broken,
+        p50      => $p50 / 1000,
+        p99      => $p99 / 1000,
     };
 }
 
