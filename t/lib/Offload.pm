@@ -258,6 +258,16 @@ sub master {
 }
 
 
+# All of them, during an upgrade of the binary.
+
+sub masters {
+    my ($self) = @_;
+
+    return grep { title($_) =~ m{master process.* \Q$self->{prefix}\E/} }
+           pids();
+}
+
+
 # nginx's processes by what their title says: worker, cache manager
 
 sub children {
@@ -573,8 +583,7 @@ END {
             next if !$self->{prefix} || !-d $self->{prefix};
 
             # a test that died half-way leaves nothing running
-            my $master = $self->master;
-            my @pids = ($master ? ($master, $self->children('.', $master)) : (),
+            my @pids = ((map { ($_, $self->children('.', $_)) } $self->masters),
                         $self->offloadds);
 
             kill 'KILL', @pids if @pids;
