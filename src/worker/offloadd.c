@@ -14,7 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+
+#define STORE_LOCK_MS         5000
 
 
 static const char  usage[] =
@@ -112,6 +116,47 @@ open_zone(struct offloadd *d)
 }
 
 
+/*
+ * The store outlives zones: the worker of one whose file was replaced may
+ * still be storing what was in it.  It is waited for, but not for ever.
+ */
+
+static int
+lock_store(struct offloadd *d)
+{
+    char               path[PATH_MAX];
+    uint64_t           until;
+    struct timespec    pause = { 0, 20 * 1000 * 1000 };
+    struct zone_error  e;
+
+    if (zone_path(path, sizeof(path), d->policy.store, ZONE_FILE_LOCK) != 0) {
+        log_text(LOG_ERROR, "\"store\" is too long");
+        return -1;
+    }
+
+    d->store_lock = zone_lock_open(path, &e);
+    if (d->store_lock == -1) {
+        log_text(LOG_ERROR, "%s", e.text);
+        return -1;
+    }
+
+    until = mono_ms() + STORE_LOCK_MS;
+
+    while (zone_lock_take(d->store_lock, ZONE_LOCK_WORKER) != 0) {
+
+        if (errno != EAGAIN || mono_ms() >= until) {
+            log_text(LOG_WARN, "lock on %s: %s; the worker that has it is not "
+                     "waited for any longer", path, strerror(errno));
+            break;
+        }
+
+        (void) nanosleep(&pause, NULL);
+    }
+
+    return 0;
+}
+
+
 static int
 open_sockets(struct offloadd *d)
 {
@@ -144,7 +189,9 @@ start(struct offloadd *d)
     struct log_line      l;
     struct engine_error  e;
 
-    if (check_directory(&d->policy) != 0 || open_zone(d) != 0) {
+    if (check_directory(&d->policy) != 0 || open_zone(d) != 0
+        || lock_store(d) != 0)
+    {
         return -1;
     }
 
@@ -214,6 +261,7 @@ stop(struct offloadd *d)
     free(d->store.rings);
     free(d->store.pending);
     zone_close(&d->zone);
+    close(d->store_lock);
     close(d->lock);                             /* last: now another may */
 
     log_text(LOG_NOTICE, "left");

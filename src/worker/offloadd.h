@@ -492,6 +492,7 @@ struct loop {
     uint64_t          tick_at;
     uint64_t          stop_at;                  /* hand back: give up then */
     uint64_t          no_lane_since;            /* 0: some lane is held */
+    uint64_t          lost_at;                  /* the zone's file; 0: not */
     int               held;
     int               stop;                     /* enum loop_stop */
     int               fatal;
@@ -533,6 +534,7 @@ struct offloadd {
     char             zone_file[PATH_MAX];
     struct zone      zone;
     int              lock;
+    int              store_lock;
     struct store     store;
     struct sched     sched;
     struct attempts  attempts;

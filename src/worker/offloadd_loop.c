@@ -20,6 +20,8 @@
 
 #define LOOP_EVENTS           512
 #define LOOP_STOP_MS          10000             /* to hand back */
+#define LOOP_LOST_MS          2000              /* nginx's workers notice that
+                                                   the zone is another */
 
 
 static int loop_wait(struct offloadd *d);
@@ -296,8 +298,8 @@ loop_tick(struct offloadd *d)
 
 
 /*
- * Did the zone's directory get a new zone or, with the old one, a new worker?
- * Then what that finds in the store is its own, and this one is in its way.
+ * Has the zone's directory, with another lock file, another worker?  Then
+ * what that finds in the store is its own, and this one is in its way.
  */
 
 static int
@@ -306,12 +308,6 @@ loop_replaced(struct offloadd *d)
     int          fd, held;
     char         path[PATH_MAX];
     struct stat  mine, st;
-
-    if (stat(d->zone_file, &st) == 0
-        && (st.st_dev != d->zone.dev || st.st_ino != d->zone.ino))
-    {
-        return 1;
-    }
 
     if (zone_path(path, sizeof(path), d->policy.path, ZONE_FILE_LOCK) != 0
         || fstat(d->lock, &mine) == -1 || stat(path, &st) == -1
@@ -332,29 +328,60 @@ loop_replaced(struct offloadd *d)
 }
 
 
-/* Leaves at once when the zone is not to be trusted, or not ours any more. */
+/*
+ * A zone that is not to be trusted is left at once.  One without a name is
+ * what nginx's workers still have mapped: until they notice they put jobs
+ * into it, and nobody else can read them.  They are stored first; once
+ * another worker has the store, that one's fence ends this process.
+ */
 
 static void
 loop_check_zone(struct offloadd *d)
 {
-    if (!zone_broken(&d->zone) && ZONE_MUTANT("loop.replaced")) {
+    if (zone_broken(&d->zone)) {
+        log_text(LOG_ERROR, "%s was cut short under the running worker, which "
+                 "therefore leaves; jobs in the store are kept, those still "
+                 "in the lost part are not: do not touch the files in the "
+                 "zone's directory, restart nginx if it reports the same",
+                 d->zone_file);
+        _exit(1);
+    }
+
+    if (ZONE_MUTANT("loop.replaced") || d->loop.lost_at) {
         return;
     }
 
-    if (!zone_broken(&d->zone) && loop_replaced(d)) {
-        log_text(LOG_NOTICE, "the zone in %s was made anew, and its store is "
-                 "its own worker's: this one leaves", d->policy.path);
-        _exit(OFFLOADD_OVERTAKEN);
+    if (zone_is_current(&d->zone, d->zone_file)) {
+
+        if (loop_replaced(d)) {
+            log_text(LOG_NOTICE, "the lock in %s was made anew, and another "
+                     "worker has it: this one leaves", d->policy.path);
+            _exit(OFFLOADD_OVERTAKEN);
+        }
+
+        return;
     }
 
-    if (zone_broken(&d->zone) || !zone_is_current(&d->zone, d->zone_file)) {
-        log_text(LOG_ERROR, "%s was cut short or removed under the running "
-                 "worker, which therefore leaves; jobs in the store are kept, "
-                 "those still in the lost file are not: do not touch the "
-                 "files in the zone's directory, restart nginx if it reports "
-                 "the same", d->zone_file);
-        _exit(1);
+    log_text(LOG_ERROR, "%s was removed, or made anew, under the running "
+             "worker, which stores what is in it and leaves: reload nginx, "
+             "and do not touch the files in the zone's directory",
+             d->zone_file);
+
+    d->loop.lost_at = mono_ms();
+    loop_fatal(d);
+
+    if (access(d->zone_file, F_OK) == 0) {
+        d->loop.fatal = OFFLOADD_OVERTAKEN;     /* or soon will be */
     }
+}
+
+
+static int
+loop_expects(struct offloadd *d, uint64_t now)
+{
+    return d->loop.lost_at != 0
+           && (!store_drained(&d->store)
+               || (loop_held(d) && now - d->loop.lost_at < LOOP_LOST_MS));
 }
 
 
@@ -374,7 +401,7 @@ loop_over(struct offloadd *d, int *code)
     idle = d->sched.running == 0 && d->sched.lent == 0;
 
     if (d->loop.stop == LOOP_HAND_BACK) {
-        if (idle) {
+        if (idle && !loop_expects(d, now)) {
             return 1;
         }
 
