@@ -20,6 +20,7 @@ static ngx_http_core_srv_conf_t *ngx_http_offload_entrance_server(
     ngx_http_offload_entrance_t *entrance);
 static ngx_int_t ngx_http_offload_entrance_listen(ngx_conf_t *cf,
     ngx_http_core_srv_conf_t *cscf, ngx_http_offload_entrance_t *entrance);
+static ngx_int_t ngx_http_offload_entrance_restore(ngx_listening_t *ls);
 
 
 /* Called for every offloaded location; the first one of a server adds it. */
@@ -243,6 +244,97 @@ ngx_http_offload_entrance_listen(ngx_conf_t *cf,
 #endif
 
     return ngx_http_add_listen(cf, cscf, &lsopt);
+}
+
+
+/*
+ * nginx keeps a listening socket over a reload as long as the configuration
+ * has it, and does not see that its name is gone from the file system with
+ * the zone's directory.  Then there is a new one in its place for the new
+ * workers: on the same descriptor, so that nothing else has to know.
+ */
+
+void
+ngx_http_offload_entrances_restore(ngx_cycle_t *cycle)
+{
+    u_char                         *name;
+    ngx_uint_t                      i, z;
+    struct stat                     st;
+    ngx_listening_t                *ls;
+    ngx_http_offload_zone_t       **zone;
+    ngx_http_offload_main_conf_t   *omcf;
+
+    omcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_offload_module);
+
+    zone = omcf->zones.elts;
+    ls = cycle->listening.elts;
+
+    for (i = 0; i < cycle->listening.nelts; i++) {
+
+        if (ls[i].sockaddr->sa_family != AF_UNIX) {
+            continue;
+        }
+
+        name = (u_char *) ((struct sockaddr_un *) ls[i].sockaddr)->sun_path;
+
+        for (z = 0; z < omcf->zones.nelts; z++) {
+            if (ngx_strncmp(name, zone[z]->path.data, zone[z]->path.len) == 0
+                && ngx_strncmp(name + zone[z]->path.len, "/r.", 3) == 0)
+            {
+                break;
+            }
+        }
+
+        if (z == omcf->zones.nelts
+            || lstat((char *) name, &st) == 0 || ngx_errno != NGX_ENOENT)
+        {
+            continue;
+        }
+
+        if (ngx_http_offload_entrance_restore(&ls[i]) == NGX_OK) {
+            ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                          "the socket \"%s\" of zone \"%V\" was removed "
+                          "from its directory and is made anew", name,
+                          &zone[z]->name);
+
+        } else {
+            ngx_log_error(NGX_LOG_ERR, cycle->log, ngx_errno,
+                          "the socket \"%s\" of zone \"%V\" was removed "
+                          "from its directory and can not be made anew: "
+                          "restart nginx", name, &zone[z]->name);
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_http_offload_entrance_restore(ngx_listening_t *ls)
+{
+    int        fd;
+    ngx_err_t  err;
+
+    fd = socket(AF_UNIX, SOCK_STREAM|SOCK_NONBLOCK, 0);
+    if (fd == -1) {
+        return NGX_ERROR;
+    }
+
+    /* open to all like nginx's own: the directory is not */
+
+    if (bind(fd, ls->sockaddr, ls->socklen) == -1
+        || chmod(((struct sockaddr_un *) ls->sockaddr)->sun_path, 0666) == -1
+        || listen(fd, ls->backlog) == -1
+        || dup2(fd, ls->fd) == -1)
+    {
+        err = ngx_errno;
+        (void) close(fd);
+        ngx_set_errno(err);
+
+        return NGX_ERROR;
+    }
+
+    (void) close(fd);
+
+    return NGX_OK;
 }
 
 

@@ -277,6 +277,7 @@ ngx_http_offload_zones_init_module(ngx_cycle_t *cycle)
     }
 
     ngx_http_offload_zone_user(cycle, &uid, &gid);
+    ngx_http_offload_entrances_restore(cycle);
 
     zone = omcf->zones.elts;
 

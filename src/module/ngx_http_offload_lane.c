@@ -18,6 +18,7 @@ static ngx_int_t ngx_http_offload_rt_listen(ngx_http_offload_rt_t *rt,
     uint32_t lane);
 static void ngx_http_offload_rt_prefault(ngx_http_offload_rt_t *rt);
 static void ngx_http_offload_rt_release(ngx_http_offload_rt_t *rt);
+static void ngx_http_offload_rt_leave(ngx_http_offload_rt_t *rt);
 static void ngx_http_offload_rt_tick(ngx_event_t *ev);
 static void ngx_http_offload_rt_wake_handler(ngx_event_t *rev);
 
@@ -158,6 +159,10 @@ ngx_http_offload_rt_lane(ngx_http_offload_zone_t *zone)
         return NULL;
     }
 
+    if (rt->broken) {
+        return NULL;
+    }
+
     if (rt->lane != NGX_HTTP_OFFLOAD_NO_LANE) {
 
         if (!zone_broken(&rt->zone)) {
@@ -168,7 +173,7 @@ ngx_http_offload_rt_lane(ngx_http_offload_zone_t *zone)
         return NULL;
     }
 
-    if (!rt->mapped || rt->broken || ngx_current_msec - rt->tried < 50) {
+    if (!rt->mapped || ngx_current_msec - rt->tried < 50) {
         return NULL;
     }
 
@@ -179,6 +184,7 @@ ngx_http_offload_rt_lane(ngx_http_offload_zone_t *zone)
 static ngx_int_t
 ngx_http_offload_rt_take(ngx_http_offload_rt_t *rt)
 {
+    char                name[NGX_MAX_PATH];
     uint32_t            i;
     struct zone_error   e;
     struct zone_repair  repair;
@@ -186,6 +192,15 @@ ngx_http_offload_rt_take(ngx_http_offload_rt_t *rt)
     rt->tried = ngx_current_msec;
 
     if (rt->lock == -1) {
+        return NGX_ERROR;
+    }
+
+    /* what is put into a file that was replaced would be read by nobody */
+
+    zone_path(name, sizeof(name), (char *) rt->conf->path.data,
+              ZONE_FILE_ZONE);
+
+    if (!zone_is_current(&rt->zone, name)) {
         return NGX_ERROR;
     }
 
@@ -318,9 +333,16 @@ ngx_http_offload_rt_release(ngx_http_offload_rt_t *rt)
     if (c) {
         fd = c->fd;
 
-        zone_lane_path(name, sizeof(name), (char *) rt->conf->path.data,
-                       rt->lane);
-        (void) unlink(name);
+        /* in a zone that took this one's place it is another's */
+
+        zone_path(name, sizeof(name), (char *) rt->conf->path.data,
+                  ZONE_FILE_ZONE);
+
+        if (zone_is_current(&rt->zone, name)) {
+            zone_lane_path(name, sizeof(name), (char *) rt->conf->path.data,
+                           rt->lane);
+            (void) unlink(name);
+        }
 
         ngx_del_conn(c, NGX_CLOSE_EVENT);
         ngx_free_connection(c);
@@ -333,6 +355,28 @@ ngx_http_offload_rt_release(ngx_http_offload_rt_t *rt)
     (void) zone_lock_drop(rt->lock, rt->lane);
 
     rt->lane = NGX_HTTP_OFFLOAD_NO_LANE;
+}
+
+
+/*
+ * Gives the lane back, after those who wait for an answer in it: a file that
+ * was replaced or removed is still what is mapped, here and by offloadd.
+ */
+
+static void
+ngx_http_offload_rt_leave(ngx_http_offload_rt_t *rt)
+{
+    if (rt->lane == NGX_HTTP_OFFLOAD_NO_LANE) {
+        return;
+    }
+
+    if (rt->nparked && !zone_broken(&rt->zone)) {
+        ngx_http_offload_rt_completions(rt);
+    }
+
+    if (rt->nparked == 0 || zone_broken(&rt->zone)) {
+        ngx_http_offload_rt_release(rt);
+    }
 }
 
 
@@ -351,7 +395,7 @@ ngx_http_offload_rt_set_broken(ngx_http_offload_rt_t *rt, const char *why)
                   "the file is moved away and nginx reloaded",
                   &rt->conf->name, &rt->conf->path, why);
 
-    ngx_http_offload_rt_release(rt);
+    ngx_http_offload_rt_leave(rt);
 }
 
 
@@ -380,10 +424,7 @@ ngx_http_offload_rt_tick(ngx_event_t *ev)
 
         /* long connections may hold this process for hours, not its lane */
 
-        if (rt->nparked == 0) {
-            ngx_http_offload_rt_release(rt);
-        }
-
+        ngx_http_offload_rt_leave(rt);
         return;
     }
 
@@ -405,6 +446,7 @@ ngx_http_offload_rt_tick(ngx_event_t *ev)
     }
 
     if (rt->broken) {
+        ngx_http_offload_rt_leave(rt);
         return;
     }
 

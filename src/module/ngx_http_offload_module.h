@@ -6,6 +6,7 @@
  *   _conf.c      configurations: created, merged, put to work
  *   _zone.c      the offload_zone directive
  *   _zones.c     zones on a (re)load: adopt, refuse or create the file
+ *   _adopt.c     whose a zone is that is there, and what it keeps
  *   _files.c     what stands beside it: directories, policy, log
  *   _spawn.c     starting and supervising offloadd
  *   _lane.c      a worker process's end of a zone: lane, wake-up
@@ -330,9 +331,15 @@ ngx_http_offload_zone_t *ngx_http_offload_zone_get(ngx_conf_t *cf,
 ngx_int_t ngx_http_offload_zones_check(ngx_conf_t *cf,
     ngx_http_offload_main_conf_t *omcf);
 
-/* _zones.c, _files.c: in the master, as root where it is */
+/* _zones.c, _adopt.c, _files.c: in the master, as root where it is */
 char *ngx_http_offload_zones_init_conf(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_http_offload_zones_init_module(ngx_cycle_t *cycle);
+ngx_int_t ngx_http_offload_zone_owned(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone);
+ngx_int_t ngx_http_offload_zone_kept(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone);
+ngx_int_t ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
+    ngx_http_offload_zone_t *zone, struct zone_geometry *have);
 ngx_int_t ngx_http_offload_zone_dirs(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone, uid_t uid, gid_t gid);
 ngx_int_t ngx_http_offload_zone_sockets(ngx_cycle_t *cycle,
@@ -392,6 +399,7 @@ void ngx_http_offload_replay_restore(ngx_http_request_t *r,
 /* _entrance.c */
 ngx_int_t ngx_http_offload_add_entrance(ngx_conf_t *cf,
     ngx_http_core_srv_conf_t *cscf, ngx_http_offload_entrance_t *entrance);
+void ngx_http_offload_entrances_restore(ngx_cycle_t *cycle);
 ngx_uint_t ngx_http_offload_entered(ngx_http_request_t *r);
 
 /* _replay.c */

@@ -180,6 +180,7 @@ ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
     uint8_t id[ZONE_ID_SIZE], ngx_http_offload_job_t *job)
 {
     int                     state;
+    char                    name[NGX_MAX_PATH];
     ngx_int_t               rc;
     struct zone_job         zj;
     ngx_http_offload_rt_t  *rt;
@@ -218,9 +219,26 @@ ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
 
     rc = ngx_http_offload_store_job(rt, r->pool, id, job);
 
-    /* a slot that could not be read is not proof of anything */
+    /*
+     * A slot that could not be read is not proof of anything, nor is a zone
+     * that another has taken the place of, nor a store before its worker has
+     * taken it up: in a new zone no job has a number.
+     */
 
-    return (rc == NGX_DECLINED && state < 0) ? NGX_ERROR : rc;
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
+    zone_path(name, sizeof(name), (char *) zone->path.data, ZONE_FILE_ZONE);
+
+    if (state < 0 || !zone_is_current(&rt->zone, name)
+        || atomic_load_explicit(&rt->zone.worker->next_seq,
+                                memory_order_relaxed) == 0)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_DECLINED;
 }
 
 

@@ -22,8 +22,6 @@ static ngx_int_t ngx_http_offload_zone_file(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone, char *file, uid_t uid, gid_t gid);
 static ngx_int_t ngx_http_offload_zone_geometry(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone);
-static ngx_int_t ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
-    ngx_http_offload_zone_t *zone, struct zone_geometry *have);
 static ngx_int_t ngx_http_offload_zone_writable(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone, const char *what, ngx_str_t *name,
     struct statvfs *fs);
@@ -31,8 +29,6 @@ static ngx_int_t ngx_http_offload_zone_fs(ngx_str_t *name, uint64_t *room);
 static void ngx_http_offload_zone_media(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone);
 static ngx_int_t ngx_http_offload_zone_room(ngx_cycle_t *cycle,
-    ngx_http_offload_zone_t *zone);
-static ngx_int_t ngx_http_offload_zone_owned(ngx_cycle_t *cycle,
     ngx_http_offload_zone_t *zone);
 static void ngx_http_offload_zone_buffers(ngx_http_offload_main_conf_t *omcf,
     ngx_http_offload_zone_t *zone);
@@ -70,6 +66,18 @@ ngx_http_offload_zones_init_conf(ngx_cycle_t *cycle, void *conf)
             return NGX_CONF_ERROR;
         }
 
+        if (zone[i]->lanes
+            && zone[i]->lanes < (ngx_uint_t) ngx_min(ccf->worker_processes,
+                                                     ZONE_LANES_MAX))
+        {
+            ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                          "zone \"%V\" in %s:%ui has lanes=%ui, and each of "
+                          "%i worker processes needs one", &zone[i]->name,
+                          zone[i]->conf_file, zone[i]->line, zone[i]->lanes,
+                          ccf->worker_processes);
+            return NGX_CONF_ERROR;
+        }
+
         if (ngx_http_offload_zone_init(cycle, zone[i]) != NGX_OK) {
             return NGX_CONF_ERROR;
         }
@@ -102,6 +110,10 @@ ngx_http_offload_zone_init(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
     }
 
     ngx_http_offload_zone_media(cycle, zone);
+
+    if (ngx_http_offload_zone_kept(cycle, zone) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     if (ngx_test_config) {
         return ngx_http_offload_zone_file(cycle, zone, file, uid, gid);
@@ -218,99 +230,6 @@ ngx_http_offload_zone_geometry(ngx_cycle_t *cycle,
                   ccf->worker_processes, e.text);
 
     return NGX_ERROR;
-}
-
-
-/*
- * NGX_OK: adopted.  NGX_DECLINED: another geometry, but the zone is out of
- * use and empty, so that a new one can take its place.
- */
-
-static ngx_int_t
-ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
-    ngx_http_offload_zone_t *zone, struct zone_geometry *have)
-{
-    char               file[NGX_MAX_PATH];
-    int                fd;
-    uint32_t           i;
-    uint64_t           pending;
-    const char        *name;
-    uint64_t           old, new;
-    struct zone        z;
-    struct zone_error  e;
-
-    if (have->size != (uint64_t) zone->size) {
-        name = "size";
-        old = have->size;
-        new = zone->size;
-
-    } else if (zone->lanes && have->lanes != zone->lanes) {
-        name = "lanes";
-        old = have->lanes;
-        new = zone->lanes;
-
-    } else if (zone->slots && have->slots != zone->slots) {
-        name = "slots";
-        old = have->slots;
-        new = zone->slots;
-
-    } else {
-        zone->geometry = *have;
-        return NGX_OK;
-    }
-
-    pending = 0;
-
-    zone_path(file, sizeof(file), (char *) zone->path.data, ZONE_FILE_LOCK);
-
-    if (access(file, F_OK) == 0) {
-        fd = zone_lock_open(file, &e);
-
-        if (fd == -1 || zone_lock_held(fd, 0, ZONE_LANES_MAX)) {
-            pending = 1;
-        }
-
-        if (fd != -1) {
-            (void) close(fd);
-        }
-    }
-
-    if (pending) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "zone \"%V\" in %s:%ui: %s was %uL and is %uL now; a "
-                      "zone in use keeps its geometry: stop nginx first, or "
-                      "give the new zone another name and path",
-                      &zone->name, zone->conf_file, zone->line, name, old,
-                      new);
-        return NGX_ERROR;
-    }
-
-    zone_path(file, sizeof(file), (char *) zone->path.data, ZONE_FILE_ZONE);
-
-    if (zone_open(&z, file, &e) != 0) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "zone \"%V\" in %s:%ui can not be used: %s",
-                      &zone->name, zone->conf_file, zone->line, e.text);
-        return NGX_ERROR;
-    }
-
-    for (i = 0; i < z.geo.lanes; i++) {
-        pending += zone_lane_owed(&z, i);
-    }
-
-    zone_close(&z);
-
-    if (pending) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "zone \"%V\" in %s:%ui: %s was %uL and is %uL now, and "
-                      "the zone holds accepted jobs that are not stored yet "
-                      "(%uL bytes): start once more with the old %s until "
-                      "they are", &zone->name, zone->conf_file, zone->line,
-                      name, old, new, pending, name);
-        return NGX_ERROR;
-    }
-
-    return NGX_DECLINED;
 }
 
 
@@ -447,83 +366,6 @@ ngx_http_offload_zone_room(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
                       "path \"%V\" of zone \"%V\" in %s:%ui has %uL bytes "
                       "left, and the zone takes %O", &zone->path, &zone->name,
                       zone->conf_file, zone->line, room, zone->size);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-/*
- * A zone belongs to one nginx.  Held lanes are this one's own when the zone
- * was in the configuration before, or when sockets were inherited from the
- * binary that is being upgraded.
- */
-
-static ngx_int_t
-ngx_http_offload_zone_owned(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone)
-{
-    int                             fd, held;
-    char                            file[NGX_MAX_PATH];
-    ngx_uint_t                      i;
-    ngx_cycle_t                    *old;
-    struct zone_error               e;
-    ngx_http_offload_zone_t       **zones;
-    ngx_http_offload_main_conf_t   *omcf;
-
-    old = cycle->old_cycle;
-
-    if (ngx_is_init_cycle(old)) {
-        if (ngx_inherited) {
-            return NGX_OK;
-        }
-
-    } else {
-        for (i = 0; old->modules[i]; i++) {
-            if (old->modules[i] == &ngx_http_offload_module) {
-                break;
-            }
-        }
-
-        omcf = old->modules[i] ? ngx_http_cycle_get_module_main_conf(old,
-                                                   ngx_http_offload_module)
-                               : NULL;
-
-        if (omcf) {
-            zones = omcf->zones.elts;
-
-            for (i = 0; i < omcf->zones.nelts; i++) {
-                if (ngx_strcmp(zones[i]->path.data, zone->path.data) == 0) {
-                    return NGX_OK;
-                }
-            }
-        }
-    }
-
-    zone_path(file, sizeof(file), (char *) zone->path.data, ZONE_FILE_LOCK);
-
-    if (access(file, F_OK) == -1) {
-        return NGX_OK;
-    }
-
-    fd = zone_lock_open(file, &e);
-    if (fd == -1) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "zone \"%V\" in %s:%ui: %s", &zone->name,
-                      zone->conf_file, zone->line, e.text);
-        return NGX_ERROR;
-    }
-
-    held = zone_lock_held(fd, 0, ZONE_LANES_MAX);
-
-    (void) close(fd);
-
-    if (held) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "zone \"%V\" in %s:%ui: path \"%V\" is in use by "
-                      "another nginx, or by workers that outlived their "
-                      "master; give this zone a \"path\" of its own",
-                      &zone->name, zone->conf_file, zone->line, &zone->path);
         return NGX_ERROR;
     }
 
