@@ -68,7 +68,7 @@ sub _client {
             push @jobs, $job;
             print $fh "job $job->{id} $job->{path} $job->{sha}\n";
 
-        } else {
+        } elsif (!$end) {               # the signal ends waiting, too
             print $fh $r->{status} == 503 ? 'refused' : 'broken',
                 ": POST: $r->{status} ", $r->{error} // '', "\n";
         }
@@ -80,7 +80,7 @@ sub _client {
 
         print $fh $s->{status} == 0 ? 'broken' : 'status',
             ": $any->{path}: $s->{status} ", $s->{error} // '', "\n"
-            if $s->{status} !~ /^20[02]$/;
+            if $s->{status} !~ /^20[02]$/ && !$end;
 
         select undef, undef, undef, 0.01;       # a load, not a flood
     }

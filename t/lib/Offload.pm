@@ -258,16 +258,6 @@ sub master {
 }
 
 
-# All of them, during an upgrade of the binary.
-
-sub masters {
-    my ($self) = @_;
-
-    return grep { title($_) =~ m{master process.* \Q$self->{prefix}\E/} }
-           pids();
-}
-
-
 # nginx's processes by what their title says: worker, cache manager
 
 sub children {
@@ -583,8 +573,11 @@ END {
             next if !$self->{prefix} || !-d $self->{prefix};
 
             # a test that died half-way leaves nothing running
-            my @pids = ((map { ($_, $self->children('.', $_)) } $self->masters),
-                        $self->offloadds);
+            my @pids = $self->offloadds;
+
+            push @pids, $_, $self->children('.', $_)
+                for grep { title($_) =~ m{master .* \Q$self->{prefix}\E/} }
+                    pids();
 
             kill 'KILL', @pids if @pids;
 
