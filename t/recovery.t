@@ -102,9 +102,14 @@ sub all_there {
     Offload::wait_until(20, sub {
         $n->get($kept{settled}{path})->{status} != 503 });
 
+    # those that ran may have to wait for their next attempt, and be overtaken
     push @wrong, map { $_->{status} // 'none' }
                  grep { ($_->{status} // '') !~ /^(?:queued|running)$/ }
-                 map { $n->status($_) } @waiting;
+                 map { $n->status($_) } @{ $jobs->{running} };
+    push @wrong, map { $_->{status} // 'none' }
+                 grep { ($_->{status} // '')
+                        !~ /^(?:queued|running|completed)$/ }
+                 map { $n->status($_) } @{ $jobs->{queued} };
     push @wrong, 'settled: ' . $_->{body}
         for grep { $_->{status} != 200 || $_->{body} ne $kept{result} }
             $n->result($kept{settled});
