@@ -21,7 +21,7 @@ LDLIBS   := -lcurl -llmdb -ljansson -lpthread
 ZONE_SRC   := $(wildcard src/zone/*.c)
 WORKER_SRC := $(wildcard src/worker/*.c)
 MODULE_SRC := $(wildcard src/module/*.c)
-UNIT_SRC   := $(wildcard t/unit/*.c t/unit/worker/*.c)
+UNIT_SRC   := $(wildcard t/unit/*.c t/unit/tool/*.c t/unit/worker/*.c)
 SOURCES    := $(ZONE_SRC) $(WORKER_SRC) $(MODULE_SRC)
 
 ZONE_OBJ   := $(ZONE_SRC:%.c=$(B)/obj/%.o)
@@ -29,7 +29,7 @@ WORKER_OBJ := $(WORKER_SRC:%.c=$(B)/obj/%.o)
 UNITS      := $(UNIT_SRC:t/unit/%.c=$(B)/unit/%)
 
 SAN_FLAGS  := -fsanitize=address,undefined -fno-omit-frame-pointer
-TESTS      ?= t/*.t
+TESTS      ?= t/*.t t/crash/*.t
 
 .PHONY: all build module worker units asan failpoints demo demo-stop test \
         test-asan bench lint install clean help setup-build FORCE

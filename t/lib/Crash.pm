@@ -1,0 +1,476 @@
+package Crash;
+
+# The crash matrix: each named place in the code (ZONE_FAILPOINT), who can die
+# there, what makes it be passed, and what may then be seen.  t/crash/*.t run
+# the rows, each its own; this file is the table and what they have in common.
+#
+# The rule behind the table: what a client was told is kept.  After 202 the
+# job is done, whole; after 503 it is never run; after a broken connection it
+# is one or the other, and which is known for each place.  An attempt that may
+# have reached the backend has a number of its own.
+
+use strict;
+use warnings;
+
+use Digest::SHA qw(sha256_hex);
+use JSON::PP;
+use Offload;
+use POSIX ();
+use Test::More;
+
+# place, role: who dies there; `unit`: t/unit/<probe>.c alone gets there
+# mode         m: durability=memory, d: disk
+# probe        what is sent for it (see send_job)
+# client       what its client sees when the dead one is back at once;
+#              of `cancel`: what who asked for the cancellation sees
+# late         (offloadd, disk) the same when it stays away for longer than
+#              offload_accept_timeout; `-`: makes no difference
+# job          what becomes of it in the end, unless the client saw a 503
+# attempts     that its document may show in the end
+
+my $TABLE = <<'EOT';
+# place              role     mode probe   client   late job       attempts
+drain.before-commit  offloadd m    small   202      -    completed 1
+drain.after-commit   offloadd m    small   202      -    completed 1-2
+drain.after-slots    offloadd m    small   202      -    completed 1-2
+drain.after-head     offloadd m    small   202      -    completed 1-2
+store.before-commit  offloadd m    small   202      -    completed 1
+slot.write.before    offloadd m    small   202      -    completed 1-2
+slot.put.mid         offloadd m    small   202      -    completed 1-2
+slot.put.copied      offloadd m    small   202      -    completed 1-2
+slot.put.state       offloadd m    small   202      -    completed 1-2
+slot.write.done      offloadd m    small   202      -    completed 1-2
+sq.release.before    offloadd m    small   202      -    completed 1-2
+sq.release.after     offloadd m    small   202      -    completed 1-2
+attempt.before-commit offloadd m   cut     202      -    completed 2
+attempt.after-commit offloadd m    cut     202      -    completed 2-3
+attempt.sent         offloadd m    small   202      -    completed 2
+requeue.before-commit offloadd m   cut     202      -    completed 2
+requeue.after-commit offloadd m    cut     202      -    completed 2
+result.blob-written  offloadd m    blob    202      -    completed 2
+result.blob-renamed  offloadd m    blob    202      -    completed 2
+settle.before-commit offloadd m    small   202      -    completed 2
+settle.after-commit  offloadd m    small   202      -    completed 1
+slot.free.before     offloadd m    small   202      -    completed 1
+slot.free.noted      offloadd m    small   202      -    completed 1
+slot.free.mid        offloadd m    small   202      -    completed 1
+slot.free.done       offloadd m    small   202      -    completed 1
+cancel.before-commit offloadd m    cancel  200      -    canceled  1-2
+cq.post.mid          offloadd m    cancel  200|503  -    canceled  1
+cq.post.done         offloadd m    cancel  200      -    canceled  1
+expire.before-commit offloadd m    expire  202      -    expired   1
+recover.before-commit offloadd m   running 202      -    completed 2
+recover.jobs         offloadd m    running 202      -    completed 2
+recover.slots        offloadd m    running 202      -    completed 2
+slot.fill.before     nginx    m    small   broken   -    absent    -
+slot.put.mid         nginx    m    small   broken   -    absent    -
+slot.put.copied      nginx    m    small   broken   -    absent    -
+slot.put.state       nginx    m    small   broken   -    absent    -
+slot.fill.mid        nginx    m    small   broken   -    absent    -
+slot.fill.done       nginx    m    spool   broken   -    absent    -
+sq.reserve.pad       nginx    m    wrap    broken   -    absent    -
+sq.reserve.done      nginx    m    small   broken   -    absent    -
+sq.publish.noted     nginx    m    small   broken   -    absent    -
+sq.publish.before    nginx    m    spool   broken   -    absent    -
+sq.publish.after     nginx    m    small   broken   -    completed 1
+sq.publish.done      nginx    m    spool   broken   -    completed 1
+cq.pop.mid           nginx    m    cancel  broken   -    canceled  1
+lane.repair.undone   repair   m    small   broken   -    absent    -
+lane.repair.walked   repair   m    small   broken   -    absent    -
+lane.repair.freed    repair   m    small   broken   -    absent    -
+lane.repair.counted  repair   m    small   broken   -    absent    -
+lane.repair.dropped  repair   m    small   broken   -    absent    -
+lane.repair.done     repair   m    small   broken   -    absent    -
+zone.create.locked   master   md   running 202      -    completed 2
+zone.create.owned    master   md   running 202      -    completed 2
+zone.create.allocated master  md   running 202      -    completed 2
+zone.create.written  master   md   running 202      -    completed 2
+zone.create.ready    master   md   running 202      -    completed 2
+zone.create.opened   master   md   running 202      -    completed 2
+zone.create.renamed  master   md   running 202      -    completed 2
+slot.undo.before     unit     md   repair  -        -    -         -
+slot.undo.mid        unit     md   repair  -        -    -         -
+slot.undo.done       unit     md   repair  -        -    -         -
+EOT
+
+my @COLUMNS = qw(place role mode probe client late job attempts);
+my %MODE = (m => 'memory', d => 'disk');
+
+
+sub table {
+    return map {
+        my %row;
+
+        @row{@COLUMNS} = split;
+        die "a row of the table is not whole: $_\n"
+            if grep { !defined $row{$_} } @COLUMNS;
+        \%row;
+    } grep { !/^#/ } split /\n/, $TABLE;
+}
+
+
+# The names in the sources.
+
+sub places {
+    my %places;
+
+    for my $file (glob "$Offload::ROOT/src/*/*.[ch]") {
+        $places{$_} = 1 for Offload::read_file($file)
+                            =~ /ZONE_FAILPOINT\("([^"]+)"\)/g;
+    }
+
+    return sort keys %places;
+}
+
+
+# Runs a role's rows in one mode, each as a subtest in which the process must
+# die at the place: a row that is never hit is a failure.
+
+sub run {
+    my ($role, $mode, $run) = @_;
+    my @rows = grep { $_->{role} eq $role
+                      && grep { $MODE{$_} eq $mode } split //, $_->{mode} }
+               table();
+
+    if (defined $ENV{OFFLOAD_PLACE}) {          # while one is looked into
+        @rows = grep { $_->{place} =~ /$ENV{OFFLOAD_PLACE}/ } @rows;
+    }
+
+    for my $row (@rows) {
+        subtest "$row->{place}, $role, $mode" => sub { $run->($row) };
+    }
+}
+
+
+my ($back, %known, %once);
+
+sub backend { $back //= Backend->start }
+
+
+# An nginx with its worker off: the tests start offloadd themselves.
+
+sub nginx {
+    my ($mode, %o) = @_;
+    my $zone = delete $o{zone} // '';
+    my $build = Offload::failpoints_dir();
+
+    BAIL_OUT("$build: run make failpoints first") if !-e "$build/offloadd";
+
+    $zone .= ' durability=disk store=%%PREFIX%%/store' if $mode eq 'disk';
+
+    my $n = Offload->new(backend => backend(), build => $build, workers => 1,
+        worker => 'off', zone => "jobs 4m path=%%ZONE%% lanes=4 $zone",
+        http => server($mode), %o);
+
+    $n->{mode} = $mode;
+    $n->allow(qr/worker process \d+ exited on signal 9/);
+
+    return $n;
+}
+
+
+sub server {
+    my ($mode) = @_;
+    my $soon = $mode eq 'disk' ? 'offload_accept_timeout 300ms;' : '';
+
+    return <<"EOT";
+server {
+    listen 127.0.0.1:%%PORT%%;
+    client_max_body_size 64m;
+    location / { offload jobs; proxy_pass http://%%BACKEND%%; }
+    location /soon/ { offload jobs; proxy_pass http://%%BACKEND%%; $soon }
+    location /jobs/ { offload_status jobs; }
+}
+EOT
+}
+
+
+# offloadd as a child of this test, so that its end can be looked at.
+
+sub offloadd {
+    my ($n, $failpoint) = @_;
+
+    # the policy names what a worker may not run without
+    Offload::wait_until(10, sub { -e "$n->{zone_dir}/policy.json" });
+
+    my $pid = fork // die;
+
+    if (!$pid) {
+        open STDERR, '>>', "$n->{prefix}/by-hand.log";
+        open STDOUT, '>&', \*STDERR;
+        $ENV{OFFLOAD_FAILPOINT} = $failpoint if $failpoint;
+        exec(($> == 0 ? ('setpriv', "--reuid=$Offload::USER",
+                         "--regid=$Offload::USER", '--clear-groups') : ()),
+             $n->{start_script}, '-c', "$n->{zone_dir}/policy.json")
+            or POSIX::_exit(127);
+    }
+
+    return $pid;
+}
+
+
+# The signal that ended this child; -1: it lives.
+
+sub ended {
+    my ($pid, $seconds) = @_;
+    my $got = Offload::wait_until($seconds // 20, sub {
+        waitpid($pid, POSIX::WNOHANG()) == $pid });
+
+    return $got ? $? & 127 : -1;
+}
+
+
+sub died {
+    my ($pid, $place) = @_;
+    my $signal = ended($pid);
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+    is $signal, 9, "offloadd dies at $place";
+
+    if ($signal == -1) {
+        kill 'KILL', $pid;
+        waitpid $pid, 0;
+    }
+}
+
+
+sub stop {
+    my ($pid) = @_;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+    kill 'TERM', $pid;
+    is ended($pid), 0, 'offloadd stops when told to';
+}
+
+
+# ---- jobs: sent without waiting, since who is to answer may be dead
+
+my %PROBE = (
+    small   => { size => 200 },
+    spool   => { size => 900_000 },
+    wrap    => { size => 40_000 },
+    blob    => { size => 200, query => 'size=300000&chunked=1' },
+    cut     => { size => 200, query => 'close=body&size=9000&cut=1' },
+    running => { size => 200, query => 'gate=' },
+    cancel  => { size => 200, query => 'gate=' },
+    expire  => { size => 200 },
+);
+
+my $serial = 0;
+
+sub send_job {
+    my ($n, $probe, %o) = @_;
+    my $i = $serial++;
+    my $body = "job $i " . 'y' x $PROBE{$probe}{size};
+    my $uri = ($o{at} // '/crash') . "/$i?" . ($PROBE{$probe}{query} // '');
+
+    $uri .= $i if $uri =~ /gate=$/;
+
+    my $job = { n => $n, probe => $probe, uri => $uri, gate => $i,
+                sha => sha256_hex($body), cut => $probe eq 'cut' };
+
+    if ($job->{sock} = Http::dial($n->port)) {
+        Http::write_all($job->{sock}, Http::bytes('POST', $uri,
+                                                  body => $body));
+    }
+
+    return $known{$uri} = $job;
+}
+
+
+# What the client saw: a status, or `broken`.
+
+sub answer {
+    my ($job) = @_;
+    my $s = delete $job->{sock} or return $job->{seen} //= 'broken';
+    my $r = Http::response($s, deadline => 30);
+
+    $job->{seen} = $r->{error} ? 'broken' : $r->{status};
+    $job->{error} = $r->{error};
+
+    if (my $accepted = Offload::job($r)) {
+        @$job{qw(id path)} = @$accepted{qw(id path)};
+    }
+
+    return $job->{seen};
+}
+
+
+sub sightings {
+    my ($job) = @_;
+
+    return grep { $_->{uri} eq $job->{uri} } backend()->journal(
+        event => 'request');
+}
+
+
+# One that runs, and whose cancellation is under way.
+
+sub send_cancel {
+    my ($n) = @_;
+    my $job = send_job($n, 'cancel');
+
+    answer($job);
+    is $job->{seen}, 202, 'what is to be canceled is accepted';
+    Offload::wait_until(20, sub { sightings($job) });
+    $job->{sock} = Http::dial($n->port);
+    Http::write_all($job->{sock}, Http::bytes('DELETE', $job->{path}));
+
+    return $job;
+}
+
+
+# ---- the verdict
+
+sub among { my ($value, $list) = @_; grep { $_ eq $value } split /\|/, $list }
+
+
+sub bounds {
+    my ($text) = @_;
+    my ($from, $to) = split /-/, $text;
+
+    return ($from, $to // $from);
+}
+
+
+# What is wrong with this job, in the end?
+
+sub wrong {
+    my ($job, %want) = @_;
+    my ($n, $uri) = @$job{qw(n uri)};
+    my $seen = answer($job);
+    my @wrong;
+
+    push @wrong, "$uri: the client saw $seen " . ($job->{error} // '')
+        if !among($seen, $want{client});
+
+    # refused is never run: looked at when all is over, again
+    if ($seen =~ /^5/ && $job->{probe} ne 'cancel' || $want{job} eq 'absent') {
+        $job->{refused} = 1;
+        push @wrong, "$uri: run after $seen" if sightings($job);
+        return @wrong;
+    }
+
+    # of one whose answer was lost, the backend knows the id
+    if (!$job->{id}) {
+        my @seen;
+
+        Offload::wait_until(20, sub { @seen = sightings($job) });
+        return @wrong, "$uri: lost" if !@seen;
+        $job->{id} = $seen[0]{job};
+        $job->{path} = "/jobs/$job->{id}";
+    }
+
+    if ($want{job} eq 'expired') {
+        push @wrong, "$uri: does not expire"
+            if !Offload::wait_until(20, sub {
+                $n->get($job->{path})->{status} == 410 });
+        return @wrong;
+    }
+
+    return @wrong, wrong_end($job, %want);
+}
+
+
+sub wrong_end {
+    my ($job, %want) = @_;
+    my ($n, $uri) = @$job{qw(n uri)};
+    my $doc = $n->settled($job);
+    my $attempts = $doc->{attempts} // 0;
+    my ($from, $to) = bounds($want{attempts});
+    my @seen = sightings($job);
+    my %numbers = map { $_->{attempt} => 1 } @seen;
+    my @wrong;
+
+    push @wrong, "$uri: is " . ($doc->{status} // 'lost') . ' '
+                 . ($doc->{error}{code} // '')
+        if !among($doc->{status} // 'lost', $want{job});
+    push @wrong, "$uri: $attempts attempts"
+        if $attempts < $from || $attempts > $to;
+    push @wrong, "$uri: attempts at the backend: "
+                 . join ' ', map { $_->{attempt} } @seen
+        if keys %numbers != @seen || grep({ $_ > $attempts } keys %numbers)
+           || grep { $_->{job} ne $job->{id} } @seen;
+    push @wrong, "$uri: another body at the backend"
+        if grep { $_->{sha} ne $job->{sha} } @seen;
+
+    if (($doc->{status} // '') eq 'completed') {
+        push @wrong, "$uri: its last attempt was never at the backend"
+            if !$numbers{$attempts};
+        push @wrong, wrong_result($job);
+    }
+
+    return @wrong;
+}
+
+
+sub wrong_result {
+    my ($job) = @_;
+    my $r = $job->{n}->result($job);
+    my ($size) = $job->{uri} =~ /\bsize=(\d+)/;
+
+    return "$job->{uri}: result $r->{status} " . ($r->{error} // '')
+        if $r->{status} != 200 || $r->{error};
+    return if $size ? $r->{body} eq Backend::content($size)
+                    : (eval { decode_json($r->{body}) } // {})->{sha}
+                      eq $job->{sha};
+    return "$job->{uri}: another result";
+}
+
+
+# These jobs came to what the row says.
+
+sub verdict {
+    my ($name, $want, @jobs) = @_;
+    my @wrong = map { wrong($_, %$want) } @jobs;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+    ok !@wrong, $name or diag join "\n", @wrong;
+}
+
+
+# Those that came when it was over: as if nothing had happened.
+
+sub afterwards {
+    my (@jobs) = @_;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+    verdict('what comes afterwards is done at once',
+            { client => 202, job => 'completed', attempts => 1 }, @jobs);
+}
+
+
+# The zone's file keeps every rule of its format.
+
+sub sound {
+    my ($n) = @_;
+    my $tool = Offload::build_dir() . '/unit/tool/zonecheck';
+    my $found = `$tool $n->{zone_dir}/zone.v1 2>&1`;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+    ok $? == 0, 'the zone is sound' or diag $found || "$tool: $?";
+}
+
+
+sub finish {
+    my (@nginx) = @_;
+
+    for my $n (@nginx) {
+        sound($n);
+        $n->finish;
+    }
+
+    my @run = grep { $known{$_->{uri}} && $known{$_->{uri}}{refused} }
+              backend()->journal(event => 'request');
+
+    is_deeply [ map { $_->{uri} } @run ], [],
+        'nothing was run that was refused or absent';
+    done_testing();
+}
+
+1;
