@@ -12,7 +12,7 @@ use Test::More;
 
 my @nginx;
 
-for my $mode ('memory') {
+for my $mode ('memory', 'disk') {
     my $n = Crash::nginx($mode);
     my $file = "$n->{zone_dir}/zone.v1";
 
@@ -24,7 +24,7 @@ for my $mode ('memory') {
         $n->start;
 
         # running when offloadd is stopped, and so waiting in the store
-        my $pid = Crash::offloadd($n);
+        my $pid = $n->by_hand;
         my $job = Crash::send_job($n, 'running');
 
         Crash::answer($job);
@@ -45,7 +45,7 @@ for my $mode ('memory') {
         is_deeply [ grep { /\.(?:new|tmp)|zone\.v1./ }
                     glob "$n->{zone_dir}/*" ], [], 'nothing is left behind';
 
-        $pid = Crash::offloadd($n);
+        $pid = $n->by_hand;
         Crash::backend()->open_gate($job->{gate});
 
         my $later = Crash::send_job($n, 'small');

@@ -30,9 +30,34 @@ sub until_broken {
 }
 
 
-for my $mode ('memory') {
+# One that is withdrawn, since offloadd does nothing meanwhile.
+
+sub while_stopped {
+    my ($n, $pid, $probe) = @_;
+
+    kill 'STOP', $pid;
+
+    my $job = Crash::send_job($n, $probe, at => '/soon');
+
+    Crash::answer($job);
+    kill 'CONT', $pid;
+
+    return $job;
+}
+
+
+sub victim {
+    my ($n, $pid, $probe) = @_;
+
+    return $probe eq 'cancel' ? Crash::send_cancel($n)
+           : $probe eq 'stopped' ? while_stopped($n, $pid, $probe)
+           : until_broken($n, $probe);
+}
+
+
+for my $mode ('memory', 'disk') {
     my $n = Crash::nginx($mode)->start;
-    my $pid = Crash::offloadd($n);
+    my $pid = $n->by_hand;
 
     push @nginx, $n;
 
@@ -43,9 +68,7 @@ for my $mode ('memory') {
         ok $n->reload, 'workers that will die there';
 
         my ($worker) = $n->workers;
-        my ($victim, @before) = $row->{probe} eq 'cancel'
-                                ? Crash::send_cancel($n)
-                                : until_broken($n, $row->{probe});
+        my ($victim, @before) = victim($n, $pid, $row->{probe});
 
         ok Offload::wait_until(20, sub {
             !Offload::alive($worker) && $n->workers }),
@@ -58,7 +81,10 @@ for my $mode ('memory') {
 
         Crash::verdict("its job: client $row->{client}, $row->{job}, "
                        . "attempts $row->{attempts}", $row, $victim);
-        Crash::afterwards(@before, @later);
+        Crash::verdict('those before it may have lost an attempt with it',
+            { client => 202, job => 'completed', attempts => '1-2' },
+            @before);
+        Crash::afterwards(@later);
         Crash::sound($n);
     });
 

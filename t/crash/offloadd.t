@@ -12,6 +12,7 @@ use lib "$FindBin::Bin/../lib";
 use Crash;
 use Test::More;
 
+my $TTL = 1;
 my %n;
 
 
@@ -19,7 +20,7 @@ my %n;
 
 sub left_running {
     my ($n, $count) = @_;
-    my $pid = Crash::offloadd($n);
+    my $pid = $n->by_hand;
     my @jobs = map { Crash::send_job($n, 'running') } 1 .. $count;
 
     Crash::answer($_) for @jobs;
@@ -32,11 +33,35 @@ sub left_running {
 }
 
 
+# One whose time is over when the next offloadd comes.
+
+sub left_to_expire {
+    my ($n) = @_;
+    my $pid = $n->by_hand;
+
+    $n->offloadd;
+
+    my $job = Crash::send_job($n, 'small');
+
+    Crash::answer($job);
+
+    $n->settled($job);
+
+    my $end = time + 1 + $TTL;
+
+    Crash::stop($pid);
+    Offload::wait_until(2 + $TTL, sub { time > $end });
+
+    return $job;
+}
+
+
 sub one {
     my ($n, $row) = @_;
     my $probe = $row->{probe};
-    my @jobs = $probe eq 'running' ? left_running($n, 1) : ();
-    my $pid = Crash::offloadd($n, $row->{place});
+    my @jobs = $probe eq 'running' ? left_running($n, 1)
+               : $probe eq 'expire' ? left_to_expire($n) : ();
+    my $pid = $n->by_hand($row->{place});
 
     push @jobs, $probe eq 'cancel' ? Crash::send_cancel($n)
                                    : Crash::send_job($n, $probe) if !@jobs;
@@ -47,7 +72,7 @@ sub one {
                 : map { Crash::send_job($n, $_) } qw(small spool);
 
     Crash::backend()->open_gate($_->{gate}) for @jobs;
-    $pid = Crash::offloadd($n);
+    $pid = $n->by_hand;
     Crash::verdict("its job: client $row->{client}, $row->{job}, "
                    . "attempts $row->{attempts}", $row, @jobs);
     Crash::afterwards(@later);
@@ -56,7 +81,29 @@ sub one {
 }
 
 
-# The same with a batch: attempts that were begun are counted, no more.
+# On disk, nobody takes its place before the client has its answer.
+
+sub late {
+    my ($n, $row) = @_;
+    my $pid = $n->by_hand($row->{place});
+    my $job = Crash::send_job($n, $row->{probe}, at => '/soon');
+
+    Crash::died($pid, $row->{place});
+    is Crash::answer($job), $row->{late}, "who does not wait: $row->{late}";
+
+    my $later = Crash::send_job($n, 'small');
+
+    $pid = $n->by_hand;
+    Crash::verdict($row->{late} == 202 ? 'and its job is done'
+                                       : 'and its job is not run',
+                   { %$row, client => $row->{late} }, $job);
+    Crash::afterwards($later);
+
+    return $pid;
+}
+
+
+# With a batch: attempts that were begun are counted, no more.
 
 sub many {
     my ($n, $row) = @_;
@@ -70,11 +117,11 @@ sub many {
     Offload::wait_until(20, sub {
         $n->figures->{accepted} == $before + @jobs });
 
-    my $pid = Crash::offloadd($n, $row->{place});
+    my $pid = $n->by_hand($row->{place});
 
     Crash::died($pid, $row->{place});
     Crash::backend()->open_gate($_->{gate}) for @jobs;
-    $pid = Crash::offloadd($n);
+    $pid = $n->by_hand;
 
     for my $cut (0, 1) {
         Crash::verdict('a batch of them' . ($cut ? ', cut off' : ''),
@@ -87,17 +134,20 @@ sub many {
 }
 
 
-for my $mode ('memory') {
+for my $mode ('memory', 'disk') {
     my $n = Crash::nginx($mode, zone => 'ttl=1h')->start;
-    my $soon = Crash::nginx($mode, zone => 'ttl=1s')->start;
+    my $soon = Crash::nginx($mode, zone => "ttl=${TTL}s")->start;
 
     Crash::run('offloadd', $mode, sub {
         my ($row) = @_;
         my $n = $row->{probe} eq 'expire' ? $soon : $n;
 
-        for my $with ($row->{probe} =~ /^(?:cancel|expire)$/ ? \&one
-                                                             : (\&one, \&many))
-        {
+        my @ways = \&one;
+
+        push @ways, \&many if $row->{probe} !~ /^(?:cancel|expire)$/;
+        push @ways, \&late if $mode eq 'disk' && $row->{late} ne '-';
+
+        for my $with (@ways) {
             my $pid = $with->($n, $row);
 
             Crash::sound($n);

@@ -31,7 +31,7 @@ sub kill_all {
 }
 
 
-for my $mode ('memory') {
+for my $mode ('memory', 'disk') {
     my $n = Crash::nginx($mode);
 
     push @nginx, $n;
@@ -71,7 +71,7 @@ for my $mode ('memory') {
         $n->write_conf(main => '');
         $n->start;
 
-        my $pid = Crash::offloadd($n);
+        my $pid = $n->by_hand;
         my @later = map { Crash::send_job($n, $_) } qw(small spool);
 
         Crash::verdict("its job: client $row->{client}, $row->{job}", $row,

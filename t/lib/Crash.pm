@@ -18,79 +18,97 @@ use Offload;
 use POSIX ();
 use Test::More;
 
-# place, role: who dies there; `unit`: t/unit/<probe>.c alone gets there
+# place, role: who dies there, as in t/crash/<role>.t; `unit`: only
+#              t/unit/<probe>.c gets there, and dies there
 # mode         m: durability=memory, d: disk
 # probe        what is sent for it (see send_job)
 # client       what its client sees when the dead one is back at once;
 #              of `cancel`: what who asked for the cancellation sees
-# late         (offloadd, disk) the same when it stays away for longer than
-#              offload_accept_timeout; `-`: makes no difference
+# late         (disk) the same when it stays away for longer than
+#              offload_accept_timeout; `-`: the client has its answer by then
 # job          what becomes of it in the end, unless the client saw a 503
-# attempts     that its document may show in the end
+# times        the attempts that its document may show in the end
 
 my $TABLE = <<'EOT';
-# place              role     mode probe   client   late job       attempts
-drain.before-commit  offloadd m    small   202      -    completed 1
-drain.after-commit   offloadd m    small   202      -    completed 1-2
-drain.after-slots    offloadd m    small   202      -    completed 1-2
-drain.after-head     offloadd m    small   202      -    completed 1-2
-store.before-commit  offloadd m    small   202      -    completed 1
-slot.write.before    offloadd m    small   202      -    completed 1-2
-slot.put.mid         offloadd m    small   202      -    completed 1-2
-slot.put.copied      offloadd m    small   202      -    completed 1-2
-slot.put.state       offloadd m    small   202      -    completed 1-2
-slot.write.done      offloadd m    small   202      -    completed 1-2
-sq.release.before    offloadd m    small   202      -    completed 1-2
-sq.release.after     offloadd m    small   202      -    completed 1-2
-attempt.before-commit offloadd m   cut     202      -    completed 2
-attempt.after-commit offloadd m    cut     202      -    completed 2-3
-attempt.sent         offloadd m    small   202      -    completed 2
-requeue.before-commit offloadd m   cut     202      -    completed 2
-requeue.after-commit offloadd m    cut     202      -    completed 2
-result.blob-written  offloadd m    blob    202      -    completed 2
-result.blob-renamed  offloadd m    blob    202      -    completed 2
-settle.before-commit offloadd m    small   202      -    completed 2
-settle.after-commit  offloadd m    small   202      -    completed 1
-slot.free.before     offloadd m    small   202      -    completed 1
-slot.free.noted      offloadd m    small   202      -    completed 1
-slot.free.mid        offloadd m    small   202      -    completed 1
-slot.free.done       offloadd m    small   202      -    completed 1
-cancel.before-commit offloadd m    cancel  200      -    canceled  1-2
-cq.post.mid          offloadd m    cancel  200|503  -    canceled  1
-cq.post.done         offloadd m    cancel  200      -    canceled  1
-expire.before-commit offloadd m    expire  202      -    expired   1
-recover.before-commit offloadd m   running 202      -    completed 2
-recover.jobs         offloadd m    running 202      -    completed 2
-recover.slots        offloadd m    running 202      -    completed 2
-slot.fill.before     nginx    m    small   broken   -    absent    -
-slot.put.mid         nginx    m    small   broken   -    absent    -
-slot.put.copied      nginx    m    small   broken   -    absent    -
-slot.put.state       nginx    m    small   broken   -    absent    -
-slot.fill.mid        nginx    m    small   broken   -    absent    -
-slot.fill.done       nginx    m    spool   broken   -    absent    -
-sq.reserve.pad       nginx    m    wrap    broken   -    absent    -
-sq.reserve.done      nginx    m    small   broken   -    absent    -
-sq.publish.noted     nginx    m    small   broken   -    absent    -
-sq.publish.before    nginx    m    spool   broken   -    absent    -
-sq.publish.after     nginx    m    small   broken   -    completed 1
-sq.publish.done      nginx    m    spool   broken   -    completed 1
-cq.pop.mid           nginx    m    cancel  broken   -    canceled  1
-lane.repair.undone   repair   m    small   broken   -    absent    -
-lane.repair.walked   repair   m    small   broken   -    absent    -
-lane.repair.freed    repair   m    small   broken   -    absent    -
-lane.repair.counted  repair   m    small   broken   -    absent    -
-lane.repair.dropped  repair   m    small   broken   -    absent    -
-lane.repair.done     repair   m    small   broken   -    absent    -
-zone.create.locked   master   md   running 202      -    completed 2
-zone.create.owned    master   md   running 202      -    completed 2
-zone.create.allocated master  md   running 202      -    completed 2
-zone.create.written  master   md   running 202      -    completed 2
-zone.create.ready    master   md   running 202      -    completed 2
-zone.create.opened   master   md   running 202      -    completed 2
-zone.create.renamed  master   md   running 202      -    completed 2
-slot.undo.before     unit     md   repair  -        -    -         -
-slot.undo.mid        unit     md   repair  -        -    -         -
-slot.undo.done       unit     md   repair  -        -    -         -
+# place                     role      mode probe     client  late job      times
+drain.taken                 offloadd  md   small     202     503  completed 1
+files.synced                offloadd  d    spool     202     503  completed 1
+files.synced                offloadd  d    blob      202     -    completed 2
+drain.before-commit         offloadd  md   small     202     503  completed 1
+store.before-commit         offloadd  md   small     202     503  completed 1
+claim.commit.before         offloadd  d    small     202     503  completed 1-2
+claim.committed             offloadd  d    spool     202     202  completed 1-2
+drain.after-commit          offloadd  md   small     202     202  completed 1-2
+drain.after-slots           offloadd  md   small     202     202  completed 1-2
+slot.write.before           offloadd  md   small     202     202  completed 1-2
+slot.put.mid                offloadd  md   small     202     202  completed 1-2
+slot.put.copied             offloadd  md   small     202     202  completed 1-2
+slot.put.state              offloadd  md   small     202     202  completed 1-2
+slot.write.done             offloadd  md   small     202     202  completed 1-2
+sq.release.before           offloadd  md   small     202     202  completed 1-2
+sq.release.after            offloadd  md   small     202     202  completed 1-2
+drain.after-head            offloadd  md   small     202     202  completed 1-2
+cq.post.mid                 offloadd  d    small     202     202  completed 1-2
+cq.post.done                offloadd  d    spool     202     202  completed 1-2
+attempt.before-commit       offloadd  md   cut       202     -    completed 2
+attempt.after-commit        offloadd  md   cut       202     -    completed 2-3
+attempt.sent                offloadd  md   small     202     -    completed 2
+requeue.before-commit       offloadd  md   cut       202     -    completed 2
+requeue.after-commit        offloadd  md   cut       202     -    completed 2
+result.blob-written         offloadd  md   blob      202     -    completed 2
+result.blob-renamed         offloadd  md   blob      202     -    completed 2
+settle.before-commit        offloadd  md   small     202     -    completed 2
+settle.after-commit         offloadd  md   small     202     -    completed 1
+slot.free.before            offloadd  md   small     202     -    completed 1
+slot.free.noted             offloadd  md   small     202     -    completed 1
+slot.free.mid               offloadd  md   small     202     -    completed 1
+slot.free.done              offloadd  md   small     202     -    completed 1
+cancel.before-commit        offloadd  md   cancel    200     -    canceled  1-2
+cq.post.mid                 offloadd  m    cancel    200|503 -    canceled  1
+cq.post.done                offloadd  m    cancel    200     -    canceled  1
+expire.before-commit        offloadd  md   expire    202     -    expired   1
+recover.before-commit       offloadd  md   running   202     -    completed 2
+recover.claims              offloadd  md   running   202     -    completed 2
+claim.recover.before-commit offloadd  md   running   202     -    completed 2
+recover.jobs                offloadd  md   running   202     -    completed 2
+recover.slots               offloadd  md   running   202     -    completed 2
+claim.remove.begin          withdrawn d    small     503     -    absent    -
+claim.remove.before-commit  withdrawn d    small     503     -    absent    -
+claim.recover.before-commit withdrawn d    small     503     -    absent    -
+recover.claims              withdrawn d    small     503     -    absent    -
+claim.refused               full      d    large     503     -    absent    -
+slot.fill.before            nginx     md   small     broken  -    absent    -
+slot.put.mid                nginx     md   small     broken  -    absent    -
+slot.put.copied             nginx     md   small     broken  -    absent    -
+slot.put.state              nginx     md   small     broken  -    absent    -
+slot.fill.mid               nginx     md   small     broken  -    absent    -
+slot.fill.done              nginx     md   spool     broken  -    absent    -
+sq.reserve.pad              nginx     md   wrap      broken  -    absent    -
+sq.reserve.done             nginx     md   small     broken  -    absent    -
+sq.publish.noted            nginx     md   small     broken  -    absent    -
+sq.publish.before           nginx     md   spool     broken  -    absent    -
+sq.publish.after            nginx     md   small     broken  -    completed 1
+sq.publish.done             nginx     md   spool     broken  -    completed 1
+cq.pop.mid                  nginx     m    cancel    broken  -    canceled  1
+cq.pop.mid                  nginx     d    small     broken  -    completed 1
+sq.withdraw.before          nginx     d    stopped   broken  -    completed 1
+sq.withdraw.done            nginx     d    stopped   broken  -    absent    -
+lane.repair.undone          repair    md   small     broken  -    absent    -
+lane.repair.walked          repair    md   small     broken  -    absent    -
+lane.repair.freed           repair    md   small     broken  -    absent    -
+lane.repair.counted         repair    md   small     broken  -    absent    -
+lane.repair.dropped         repair    md   small     broken  -    absent    -
+lane.repair.done            repair    md   small     broken  -    absent    -
+zone.create.locked          master    md   running   202     -    completed 2
+zone.create.owned           master    md   running   202     -    completed 2
+zone.create.allocated       master    md   running   202     -    completed 2
+zone.create.written         master    md   running   202     -    completed 2
+zone.create.ready           master    md   running   202     -    completed 2
+zone.create.opened          master    md   running   202     -    completed 2
+zone.create.renamed         master    md   running   202     -    completed 2
+slot.undo.before            unit      md   repair    -       -    -         -
+slot.undo.mid               unit      md   repair    -       -    -         -
+slot.undo.done              unit      md   repair    -       -    -         -
 EOT
 
 my @COLUMNS = qw(place role mode probe client late job attempts);
@@ -157,9 +175,10 @@ sub nginx {
     BAIL_OUT("$build: run make failpoints first") if !-e "$build/offloadd";
 
     $zone .= ' durability=disk store=%%PREFIX%%/store' if $mode eq 'disk';
+    $zone = "4m lanes=4 $zone" if $zone !~ /^\d/;
 
     my $n = Offload->new(backend => backend(), build => $build, workers => 1,
-        worker => 'off', zone => "jobs 4m path=%%ZONE%% lanes=4 $zone",
+        worker => 'off', zone => "jobs $zone path=%%ZONE%%",
         http => server($mode), %o);
 
     $n->{mode} = $mode;
@@ -172,40 +191,18 @@ sub nginx {
 sub server {
     my ($mode) = @_;
     my $soon = $mode eq 'disk' ? 'offload_accept_timeout 300ms;' : '';
+    my $patient = $mode eq 'disk' ? 'offload_accept_timeout 30s;' : '';
 
     return <<"EOT";
 server {
     listen 127.0.0.1:%%PORT%%;
     client_max_body_size 64m;
+    $patient
     location / { offload jobs; proxy_pass http://%%BACKEND%%; }
     location /soon/ { offload jobs; proxy_pass http://%%BACKEND%%; $soon }
     location /jobs/ { offload_status jobs; }
 }
 EOT
-}
-
-
-# offloadd as a child of this test, so that its end can be looked at.
-
-sub offloadd {
-    my ($n, $failpoint) = @_;
-
-    # the policy names what a worker may not run without
-    Offload::wait_until(10, sub { -e "$n->{zone_dir}/policy.json" });
-
-    my $pid = fork // die;
-
-    if (!$pid) {
-        open STDERR, '>>', "$n->{prefix}/by-hand.log";
-        open STDOUT, '>&', \*STDERR;
-        $ENV{OFFLOAD_FAILPOINT} = $failpoint if $failpoint;
-        exec(($> == 0 ? ('setpriv', "--reuid=$Offload::USER",
-                         "--regid=$Offload::USER", '--clear-groups') : ()),
-             $n->{start_script}, '-c', "$n->{zone_dir}/policy.json")
-            or POSIX::_exit(127);
-    }
-
-    return $pid;
 }
 
 
@@ -251,11 +248,12 @@ my %PROBE = (
     small   => { size => 200 },
     spool   => { size => 900_000 },
     wrap    => { size => 40_000 },
+    large   => { size => 250_000, query => 'gate=full' },
     blob    => { size => 200, query => 'size=300000&chunked=1' },
     cut     => { size => 200, query => 'close=body&size=9000&cut=1' },
     running => { size => 200, query => 'gate=' },
     cancel  => { size => 200, query => 'gate=' },
-    expire  => { size => 200 },
+    stopped => { size => 200 },
 );
 
 my $serial = 0;
