@@ -31,7 +31,7 @@ UNITS      := $(UNIT_SRC:t/unit/%.c=$(B)/unit/%)
 SAN_FLAGS  := -fsanitize=address,undefined -fno-omit-frame-pointer
 TESTS      ?= t/*.t t/crash/*.t
 
-.PHONY: all build module worker units asan failpoints demo demo-stop test \
+.PHONY: all build module worker units asan failpoints demo demo-stop test storm \
         test-asan bench lint install clean help setup-build FORCE
 .DEFAULT_GOAL := build
 
@@ -127,6 +127,10 @@ test:
 	@$(MAKE) --no-print-directory all
 	@$(MAKE) --no-print-directory failpoints
 	@prove -j2 $(TESTS)
+
+## storm        random kills under load: OFFLOAD_STORM=600 seconds of them
+storm: build units
+	@OFFLOAD_STORM=$${OFFLOAD_STORM:-600} prove -v t/storm.t
 
 ## test-asan    the suite with the module, offloadd and units under ASan, UBSan
 test-asan:
