@@ -31,8 +31,8 @@ UNITS      := $(UNIT_SRC:t/unit/%.c=$(B)/unit/%)
 SAN_FLAGS  := -fsanitize=address,undefined -fno-omit-frame-pointer
 TESTS      ?= t/*.t t/crash/*.t
 
-.PHONY: all build module worker units asan failpoints demo demo-stop test storm \
-        test-asan bench lint install clean help setup-build FORCE
+.PHONY: all build module worker units asan failpoints demo demo-stop test \
+        storm test-asan bench lint install clean help setup-build FORCE
 .DEFAULT_GOAL := build
 
 ## build        the module and offloadd, into build/ (the default)
