@@ -63,6 +63,9 @@ for my $mode ('memory', 'disk') {
         "$mode: no ring and no slot keeps anything"
         or diag explain $n->figures;
 
+    is $n->counters->{accepted}, $sum->{known},
+        "$mode: as many were accepted as are known";
+
     my $found = `$tool $n->{zone_dir}/zone.v1 2>&1`;
 
     ok $? == 0, "$mode: the zone is sound" or diag $found;

@@ -6,6 +6,8 @@
  *      OFFLOAD_FAILPOINT=name:N    the Nth time
  *      OFFLOAD_FAILPOINT=name:Ns   be stopped there (SIGSTOP), not killed
  *
+ * Several are separated by commas, each of which counts for itself.
+ *
  *      OFFLOAD_MUTANT=name         leave out the step of that name
  *
  * SIGKILL, so that nothing of the process runs after it: no handler, no
@@ -26,38 +28,61 @@
 
 #ifdef OFFLOAD_FAILPOINTS
 
+#define ZONE_FAILPOINTS_MAX  8
+
+
+/* One item of the list: 0, or the signal that is due. */
+
+static int
+zone_failpoint_due(const char *want, const char *name,
+    _Atomic unsigned long *passed)
+{
+    char           *end;
+    size_t          n;
+    unsigned long   at;
+
+    n = strlen(name);
+
+    if (strncmp(want, name, n) != 0) {
+        return 0;
+    }
+
+    at = 1;
+    end = (char *) want + n;
+
+    if (*end == ':') {
+        at = strtoul(end + 1, &end, 10);
+
+    } else if (*end != '\0' && *end != ',') {
+        return 0;                               /* a longer name */
+    }
+
+    if (atomic_fetch_add(passed, 1) + 1 != at) {
+        return 0;
+    }
+
+    return *end == 's' ? SIGSTOP : SIGKILL;
+}
+
+
 void
 zone_failpoint(const char *name)
 {
-    int                           signo;
-    char                         *end;
-    size_t                        n;
+    int                           i, signo;
     const char                   *want;
-    unsigned long                 at;
-    static _Atomic unsigned long  passed;
+    static _Atomic unsigned long  passed[ZONE_FAILPOINTS_MAX];
 
     want = getenv("OFFLOAD_FAILPOINT");
-    n = strlen(name);
 
-    if (want == NULL || strncmp(want, name, n) != 0) {
-        return;
-    }
+    for (i = 0; want != NULL && i < ZONE_FAILPOINTS_MAX; i++) {
+        signo = zone_failpoint_due(want, name, &passed[i]);
 
-    signo = SIGKILL;
+        if (signo != 0) {
+            raise(signo);                       /* this very thread */
+        }
 
-    if (want[n] == ':') {
-        at = strtoul(want + n + 1, &end, 10);
-        signo = *end == 's' ? SIGSTOP : SIGKILL;
-
-    } else if (want[n] == '\0') {
-        at = 1;
-
-    } else {
-        return;                                 /* a longer name */
-    }
-
-    if (atomic_fetch_add(&passed, 1) + 1 == at) {
-        raise(signo);                           /* this very thread */
+        want = strchr(want, ',');
+        want = want != NULL ? want + 1 : NULL;
     }
 }
 

@@ -18,7 +18,7 @@ Crash::run('withdrawn', 'disk', sub {
     my ($row) = @_;
     my $recovers = $row->{place} !~ /^claim\.remove/;
     my $pid = $recovers ? $n->by_hand($WORST)
-              : $n->by_hand($row->{place}, OFFLOAD_STOPPOINT => $WORST);
+              : $n->by_hand("$WORST:1s,$row->{place}");
     my @jobs = map { Crash::send_job($n, $_, at => '/soon') }
                $row->{probe}, 'spool';
 

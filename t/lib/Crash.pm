@@ -442,7 +442,7 @@ sub afterwards {
 }
 
 
-# The zone's file keeps every rule of its format.
+# The zone's file keeps every rule of its format, and all is accounted for.
 
 sub sound {
     my ($n) = @_;
@@ -452,16 +452,14 @@ sub sound {
     local $Test::Builder::Level = $Test::Builder::Level + 1;
 
     ok $? == 0, 'the zone is sound' or diag $found || "$tool: $?";
+    $n->check_conserved;
 }
 
 
 sub finish {
     my (@nginx) = @_;
 
-    for my $n (@nginx) {
-        sound($n);
-        $n->finish;
-    }
+    $_->finish for @nginx;
 
     my @run = grep { $known{$_->{uri}} && $known{$_->{uri}}{refused} }
               backend()->journal(event => 'request');

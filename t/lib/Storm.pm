@@ -142,16 +142,31 @@ sub _stop_offloadd { my ($self, $chance) = @_;
                      $self->_stop($chance, $self->{nginx}->offloadds) }
 
 
+# A process and all that it has started, none of which acts from here on.
+
+sub _freeze {
+    my ($self, $pid) = @_;
+
+    kill 'STOP', $pid;
+    wait_until(5, sub { !alive($pid) || Util::stopped($pid) });
+
+    return $pid, map { $self->_freeze($_) }
+                 grep { (Util::parent($_) // 0) == $pid } Util::pids();
+}
+
+
 # Its workers serve on without it until they are killed too: a new master
 # could not have their addresses.
 
 sub _kill_master {
     my ($self, $chance) = @_;
-    my $n = $self->{nginx};
-    my $master = $n->master // return 0;
-    my @orphans = $n->children('.', $master);
+    my $master = $self->{nginx}->master // return 0;
+    my (undef, @pids) = $self->_freeze($master);
+    my %stays = map { $_ => 1 } $self->{nginx}->offloadds;
+    my @orphans = grep { !$stays{$_} } @pids;
 
     $self->_kill($master);
+    kill 'CONT', @pids;
     sleep 0.5 * $chance;
     $self->_kill(@orphans);
     $self->_again($master, @orphans);
@@ -164,12 +179,10 @@ sub _kill_all {
     my ($self, $chance, $between) = @_;
     my $n = $self->{nginx};
     my $master = $n->master // return 0;
-    my @pids = ($master, $n->children('.', $master), $n->offloadds);
+    my @pids = ($self->_freeze($master), $n->offloadds);
 
-    # none of them gets to act on another's death
-    kill 'STOP', @pids;
-    $self->_kill(@pids, $n->children('.', $master), $n->offloadds);
-    $self->_again(@pids, sub { $between->() if $between });
+    $self->_kill(@pids);
+    $self->_again(@pids, $between // ());
 
     return 1;
 }
@@ -543,8 +556,9 @@ sub summary {
 
     for (@{ $self->{jobs} }) {
         $sum{submitted}++;
+        $sum{known}++ if $_->{id};
         $sum{"answer $_->{seen}"}++;
-        $sum{$_->{final}}++ if $_->{final};
+        $sum{join ' ', $_->{final}, $_->{code} // ()}++ if $_->{final};
         $sum{'attempted again'}++ if ($_->{attempts} // 0) > 1;
         $sum{'unknown to its client'}++ if $_->{seen} eq 'broken' && $_->{id};
     }

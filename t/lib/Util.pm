@@ -28,6 +28,7 @@ sub stat_of {
 
 
 sub alive { my ($state) = stat_of($_[0]); $state && $state !~ /[ZX]/ }
+sub stopped { my ($state) = stat_of($_[0]); $state && $state eq 'T' }
 sub parent { my (undef, $ppid) = stat_of($_[0]); $ppid }
 
 
