@@ -407,9 +407,19 @@ drain_job(struct store *s, struct drain_item *item,
             return -1;
         }
 
+        /* one that is met again may be settled by now, its body removed */
+
         if (rc == FILES_ABSENT) {
-            drain_reject(item, "its body is not in the spool");
-            return 0;
+            rc = s->engine->knows(s->self, rec->id, e);
+
+            if (rc == -1) {
+                return -1;
+            }
+
+            if (rc == 0) {
+                drain_reject(item, "its body is not in the spool");
+                return 0;
+            }
         }
     }
 
