@@ -22,6 +22,10 @@ server {
     client_max_body_size 64m;
     offload_accept_timeout 1s;
     location / { offload jobs; proxy_pass http://%%BACKEND%%; }
+    location /once/ {
+        offload jobs; proxy_pass http://%%BACKEND%%;
+        offload_delivery at-most-once;
+    }
     location /jobs/ { offload_status jobs; }
 }
 EOT
@@ -63,8 +67,10 @@ for my $mode ('memory', 'disk') {
         "$mode: no ring and no slot keeps anything"
         or diag explain $n->figures;
 
-    is $n->counters->{accepted}, $sum->{known},
-        "$mode: as many were accepted as are known";
+    my $more = $n->counters->{accepted} - $sum->{known};
+
+    ok $more >= 0 && $more <= $sum->{unsure},
+        "$mode: as many were accepted as are known" or diag "$more more";
 
     my $found = `$tool $n->{zone_dir}/zone.v1 2>&1`;
 

@@ -1,7 +1,7 @@
 # offloadd dies at each place where it can: between two stores to shared
 # memory, before and after a commit, between a file's write and its rename.
-# Twice at each: with one job, so that what becomes of it is known exactly,
-# and with many in one batch.  The next offloadd must do what is left, each
+# At each with one job, so that what becomes of it is known exactly, be it for
+# delivery at least or at most once; and with many in one batch.  The next offloadd must do what is left, each
 # attempt counted, nothing lost, nothing run that was refused.
 
 use strict;
@@ -19,9 +19,12 @@ my %n;
 # Jobs that a first offloadd, killed, leaves running.
 
 sub left_running {
-    my ($n, $count) = @_;
+    my ($n, $count, %o) = @_;
     my $pid = $n->by_hand;
-    my @jobs = map { Crash::send_job($n, 'running') } 1 .. $count;
+
+    $n->offloadd;
+
+    my @jobs = map { Crash::send_job($n, 'running', %o) } 1 .. $count;
 
     Crash::answer($_) for @jobs;
     Offload::wait_until(20, sub {
@@ -56,15 +59,17 @@ sub left_to_expire {
 }
 
 
-sub one {
-    my ($n, $row) = @_;
+# Dies with this job, and with nothing else.
+
+sub alone {
+    my ($n, $row, $want, %o) = @_;
     my $probe = $row->{probe};
-    my @jobs = $probe eq 'running' ? left_running($n, 1)
+    my @jobs = $probe eq 'running' ? left_running($n, 1, %o)
                : $probe eq 'expire' ? left_to_expire($n) : ();
     my $pid = $n->by_hand($row->{place});
 
     push @jobs, $probe eq 'cancel' ? Crash::send_cancel($n)
-                                   : Crash::send_job($n, $probe) if !@jobs;
+                                   : Crash::send_job($n, $probe, %o) if !@jobs;
 
     Crash::died($pid, $row->{place});
 
@@ -73,11 +78,21 @@ sub one {
 
     Crash::backend()->open_gate($_->{gate}) for @jobs;
     $pid = $n->by_hand;
-    Crash::verdict("its job: client $row->{client}, $row->{job}, "
-                   . "attempts $row->{attempts}", $row, @jobs);
+    Crash::verdict("its job: client $want->{client}, $want->{job}, "
+                   . "attempts $want->{attempts}", $want, @jobs);
     Crash::afterwards(@later);
 
     return $pid;
+}
+
+
+sub one { my ($n, $row) = @_; alone($n, $row, $row) }
+
+
+sub once {
+    my ($n, $row) = @_;
+
+    return alone($n, $row, Crash::at_most_once($row), at => '/once');
 }
 
 
@@ -145,9 +160,12 @@ for my $mode ('memory', 'disk') {
         my @ways = \&one;
 
         push @ways, \&many if $row->{probe} !~ /^(?:cancel|expire)$/;
+        push @ways, \&once if $row->{probe} !~ /^(?:cancel|expire|cut)$/;
         push @ways, \&late if $mode eq 'disk' && $row->{late} ne '-';
 
         for my $with (@ways) {
+            Crash::present($n);
+
             my $pid = $with->($n, $row);
 
             Crash::sound($n);

@@ -56,7 +56,6 @@ attempt.sent                offloadd  md   small     202     -    completed 2
 requeue.before-commit       offloadd  md   cut       202     -    completed 2
 requeue.after-commit        offloadd  md   cut       202     -    completed 2
 result.blob-written         offloadd  md   blob      202     -    completed 2
-result.blob-renamed         offloadd  md   blob      202     -    completed 2
 settle.before-commit        offloadd  md   small     202     -    completed 2
 settle.after-commit         offloadd  md   small     202     -    completed 1
 slot.free.before            offloadd  md   small     202     -    completed 1
@@ -200,6 +199,10 @@ server {
     $patient
     location / { offload jobs; proxy_pass http://%%BACKEND%%; }
     location /soon/ { offload jobs; proxy_pass http://%%BACKEND%%; $soon }
+    location /once/ {
+        offload jobs; proxy_pass http://%%BACKEND%%;
+        offload_delivery at-most-once;
+    }
     location /jobs/ { offload_status jobs; }
 }
 EOT
@@ -229,6 +232,27 @@ sub died {
         kill 'KILL', $pid;
         waitpid $pid, 0;
     }
+}
+
+
+# On disk nginx refuses at once when offloadd has been away for long, as it may
+# have been when others' rows took their time.
+
+sub present {
+    my ($n) = @_;
+    my $recent = sub {
+        my $raw = Offload::read_file("$n->{zone_dir}/zone.v1");
+
+        unpack('x2056 Q', $raw) > (time - 3) * 1000;
+    };
+
+    return if $n->{mode} ne 'disk' || $recent->();
+
+    my $pid = $n->by_hand;
+
+    ok Offload::wait_until(20, $recent), 'offloadd is back';
+    kill 'KILL', $pid;
+    waitpid $pid, 0;
 }
 
 
@@ -385,6 +409,8 @@ sub wrong_end {
     push @wrong, "$uri: is " . ($doc->{status} // 'lost') . ' '
                  . ($doc->{error}{code} // '')
         if !among($doc->{status} // 'lost', $want{job});
+    push @wrong, "$uri: failed, and not as lost"
+        if ($doc->{error}{code} // 'lost') ne 'lost';
     push @wrong, "$uri: $attempts attempts"
         if $attempts < $from || $attempts > $to;
     push @wrong, "$uri: attempts at the backend: "
@@ -427,6 +453,19 @@ sub verdict {
     local $Test::Builder::Level = $Test::Builder::Level + 1;
 
     ok !@wrong, $name or diag join "\n", @wrong;
+}
+
+
+# What a row means for a job that asked for delivery at most once: where others
+# are attempted again, it is lost, and says so.
+
+sub at_most_once {
+    my ($row) = @_;
+    my ($from, $to) = bounds($row->{attempts});
+
+    return { %$row, attempts => 1,
+             job => join '|', $from == 1 ? 'completed' : (),
+                              $to > 1 ? 'failed' : () };
 }
 
 

@@ -35,7 +35,8 @@ my $SETTLE = 90;                        # seconds for all that is left
 # What is sent, how often (of a hundred), and with which query.
 
 my @KINDS = (
-    [ 50, 'small',  sub { 50 + int rand 3000 },     'delay=' ],
+    [ 40, 'small',  sub { 50 + int rand 3000 },     'delay=' ],
+    [ 10, 'once',   sub { 50 + int rand 3000 },     'delay=' ],
     [ 15, 'medium', sub { 40_000 + int rand 2000 }, 'delay=' ],
     [ 10, 'large',  sub { 1_000_000 + int rand 999 }, 'delay=' ],
     [ 15, 'blob',   sub { 100 },                    'size=150000&chunked=1' ],
@@ -192,7 +193,23 @@ sub _power {
     my ($self, $chance) = @_;
 
     return $self->_kill_all($chance, sub {
+        push @{ $self->{power} }, time;
         File::Path::remove_tree($self->{nginx}{zone_dir}) });
+}
+
+
+# Told 503 by nginx alone, which withdrew the record, and then the zone was
+# lost with the withdrawal in it before offloadd could act on it: if it had
+# committed the job by then, nothing is left that says not to run it.
+
+sub unsure {
+    my ($self, @jobs) = @_;
+
+    return grep {
+        my $at = $_->{withdrawn};
+
+        $at && grep { $_ > $at - 1 && $_ < $at + 5 } @{ $self->{power} // [] }
+    } @jobs;
 }
 
 
@@ -336,10 +353,11 @@ sub _submit {
 
     push @{ $client->{jobs} }, $job;
 
-    my $r = _exchange($client, 'POST', "/storm/$serial?$query",
-                      body => $body);
+    my $r = _exchange($client, 'POST', ($kind eq 'once' ? '/once' : '/storm')
+                                       . "/$serial?$query", body => $body);
 
     $job->{seen} = !$r ? 'unsent' : $r->{error} ? 'broken' : $r->{status};
+    $job->{withdrawn} = time if $r && $r->{body} =~ /:not-stored"/;
 
     my $accepted = $r && !$r->{error} && Offload::job($r) or return;
 
@@ -465,14 +483,15 @@ sub wrong {
 }
 
 
-# What the backend saw, against what was sent.
+# What the backend saw, against what was sent.  No number comes twice; but one
+# that lay with a stopped process may come after the next.
 
 sub _wrong_sightings {
     my ($self, $jobs) = @_;
     my (@wrong, %seen);
 
     for ($self->{backend}->journal(event => 'request')) {
-        my ($serial) = $_->{uri} =~ m{^/storm/(\d+-\d+)\?} or next;
+        my ($serial) = $_->{uri} =~ m{^/(?:storm|once)/(\d+-\d+)\?} or next;
         my ($id, $attempt) = @$_{qw(job attempt)};
         my $job = $jobs->{$serial};
         my $what = "$serial: $id, attempt $attempt";
@@ -487,7 +506,8 @@ sub _wrong_sightings {
         push @wrong, "$what: torn: $_->{length} bytes"
             if $_->{sha} ne $job->{sha};
         push @wrong, "$what: run after $job->{seen}"
-            if $job->{seen} ne 'broken' && $job->{seen} ne '202';
+            if $job->{seen} ne 'broken' && $job->{seen} ne '202'
+               && !$self->unsure($job);
         push @wrong, "$what: run as $job->{id} too"
             if ($job->{id} //= $id) ne $id;
         push @wrong, "$what: run after it was canceled"
@@ -506,7 +526,7 @@ sub _wrong_job {
     my @wrong;
 
     # one whose client was not told: if it exists it is done like others
-    if ($job->{seen} eq 'broken' && $job->{id}) {
+    if ($job->{seen} ne '202' && $job->{id}) {
         my $doc = $self->{nginx}->settled("/jobs/$job->{id}");
 
         @$job{qw(final attempts code)}
@@ -520,9 +540,10 @@ sub _wrong_job {
 
     push @wrong, "$what: $final " . ($job->{code} // '')
         if !_may_end($job, $final);
+    push @wrong, "$what: to be run once, seen in attempts @seen"
+        if $job->{kind} eq 'once' && @seen > 1;
     push @wrong, "$what: attempts seen: @seen, counted: $attempts"
-        if grep({ $_ > $attempts } @seen)
-           || join(' ', @seen) ne join ' ', sort { $a <=> $b } @seen;
+        if grep { $_ > $attempts } @seen;
     push @wrong, "$what: $final, and never run" . " in attempt $attempts"
         if ($final eq 'completed' || ($job->{code} // '') eq 'backend-status')
            && !grep { $_ == $attempts } @seen;
@@ -540,7 +561,10 @@ sub _may_end {
 
     # killed under it five times: that is the rule, not a loss
     return 1 if $final eq 'failed' && $code eq 'cut-off'
-                && $job->{attempts} >= 5;
+                && $job->{attempts} >= 5 && $job->{kind} ne 'once';
+
+    return 1 if $job->{kind} eq 'once' && $final eq 'failed'
+                && $code eq 'lost';
 
     return $job->{kind} eq 'bad' ? $final eq 'failed'
                                    && $code eq 'backend-status'
@@ -560,8 +584,10 @@ sub summary {
         $sum{"answer $_->{seen}"}++;
         $sum{join ' ', $_->{final}, $_->{code} // ()}++ if $_->{final};
         $sum{'attempted again'}++ if ($_->{attempts} // 0) > 1;
-        $sum{'unknown to its client'}++ if $_->{seen} eq 'broken' && $_->{id};
+        $sum{'unknown to its client'}++ if $_->{seen} ne '202' && $_->{id};
     }
+
+    $sum{unsure} = grep { !$_->{id} } $self->unsure(@{ $self->{jobs} });
 
     return \%sum;
 }
