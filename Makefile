@@ -129,7 +129,9 @@ test:
 	@prove -j2 $(TESTS)
 
 ## storm        random kills under load: OFFLOAD_STORM=600 seconds of them
-storm: build units
+storm:
+	@tools/setup test
+	@$(MAKE) --no-print-directory build units
 	@OFFLOAD_STORM=$${OFFLOAD_STORM:-600} prove -v t/storm.t
 
 ## test-asan    the suite with the module, offloadd and units under ASan, UBSan

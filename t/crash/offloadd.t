@@ -1,8 +1,9 @@
 # offloadd dies at each place where it can: between two stores to shared
 # memory, before and after a commit, between a file's write and its rename.
 # At each with one job, so that what becomes of it is known exactly, be it for
-# delivery at least or at most once; and with many in one batch.  The next offloadd must do what is left, each
-# attempt counted, nothing lost, nothing run that was refused.
+# delivery at least or at most once; and with many in one batch.  The next
+# offloadd must do what is left, each attempt counted, nothing lost, nothing
+# run that was refused.
 
 use strict;
 use warnings;
