@@ -431,7 +431,7 @@ lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
     memcpy(m->doomed[m->ndoomed++].id, id, ZONE_ID_SIZE);
 
     if (ZONE_MUTANT("store.unlink-last")) {
-        files_unlink(m->policy->store, dir, id, "");
+        files_unlink(m->policy->store, dir, id, attempt);
     }
 
     return 0;

@@ -55,6 +55,11 @@ server {
     $patient
     location / { offload jobs; proxy_pass http://%%BACKEND%%; }
     location /hasty/ { $hasty offload jobs; proxy_pass http://%%BACKEND%%; }
+    location /once/ {
+        offload_delivery at-most-once;
+        offload jobs;
+        proxy_pass http://%%BACKEND%%;
+    }
     location /jobs/ { offload_status jobs; }
 }
 EOT
@@ -113,6 +118,22 @@ sub replace_worker {
         my ($new) = $n->workers;
 
         $new && $new != $old }) or fail('nginx has a new worker');
+}
+
+
+# nginx dies, and what was not on a disk is gone.
+
+sub lose_zone {
+    my ($n, $meanwhile) = @_;
+    my $master = $n->master;
+    my @pids = ($master, $n->children('.', $master));
+
+    kill 'KILL', @pids;
+    Offload::wait_until(20, sub { !grep { Offload::alive($_) } @pids });
+    unlink "$n->{prefix}/nginx.pid";
+    File::Path::remove_tree($n->{zone_dir});
+    $meanwhile->() if $meanwhile;
+    $n->start;
 }
 
 
@@ -257,7 +278,7 @@ sub story_withdrawn {
 
 sub story_undone {
     my $n = zone('disk');
-    my $pid = $n->by_hand('', OFFLOAD_STOPPOINT => 'claim.commit.before');
+    my $pid = $n->by_hand('claim.commit.before:1s');
 
     is told(post($n, '/hasty/stopped')), 503, 'not in time: 503';
     kill 'CONT', $pid;
@@ -350,6 +371,31 @@ sub story_torn {
 }
 
 
+# At most once: an attempt that was begun and has no answer is the last.
+
+sub story_once {
+    my $n = zone('memory');
+    my $pid = $n->by_hand;
+    my @jobs = map { $n->submit(POST => $_, body => 'x') }
+               '/once/cut?close=body&size=9000&cut=1', '/once/kill?gate=once';
+
+    Offload::wait_until(20, sub { seen('/once/kill?gate=once') })
+        or fail('the second one runs');
+    end($pid);
+    $n->by_hand;
+    $back->open_gate('once');
+
+    for my $job (@jobs) {
+        my $doc = $n->settled($job);
+
+        is "$doc->{status} " . ($doc->{error}{code} // ''), 'failed lost',
+            'it is lost, and says so';
+        is scalar($back->journal(event => 'request', job => $job->{id})), 1,
+            'and is not repeated';
+    }
+}
+
+
 # A second offloadd of a zone has nothing to do there.
 
 sub story_alone {
@@ -374,6 +420,33 @@ sub story_alone {
 }
 
 
+# One that was stopped finds its store with another, and changes nothing.
+
+sub story_overtaken {
+    my $n = zone('memory', zone => 'jobs 16m concurrency=1 path=%%ZONE%% '
+                                   . 'store=%%PREFIX%%/s');
+    my $uri = '/overtaken?gate=overtaken';
+    my $first = $n->by_hand;
+    my $job = $n->submit(POST => $uri, body => 'x');
+
+    Offload::wait_until(20, sub { seen($uri) }) or fail('it runs');
+    kill 'STOP', $first;
+    lose_zone($n);
+    $n->by_hand;
+    Offload::wait_until(20, sub { seen($uri) == 2 }) or fail('it runs again');
+    kill 'CONT', $first;
+    $back->open_gate('overtaken');
+
+    my $left;
+
+    Offload::wait_until(20, sub {
+        $left ||= waitpid($first, POSIX::WNOHANG()) == $first;
+        $left || $n->worker_log =~ /left as it is in the store/ });
+    ok $left, 'the first one leaves before it asks for anything';
+    is $n->settled($job)->{attempts}, 2, 'the second one\'s attempt counts';
+}
+
+
 # ---- with a disk that fails and forgets (t/lib/Disk.pm)
 
 sub disk { require Disk; return Disk->new }
@@ -391,17 +464,9 @@ sub story_power {
 
     is told($_), 202, 'accepted' for @socks;
 
-    my $master = $n->master;
-    my @pids = ($master, $n->children('.', $master));
-
     end($pid);
-    kill 'KILL', @pids;
-    Offload::wait_until(20, sub { !grep { Offload::alive($_) } @pids });
-    unlink "$n->{prefix}/nginx.pid";
-    File::Path::remove_tree($n->{zone_dir});
-    $disk->cut(keep => 'none');
+    lose_zone($n, sub { $disk->cut(keep => 'none') });
     $back->open_gate('power');
-    $n->start;
     $n->by_hand;
     turn($n, 'power');
 
@@ -418,7 +483,7 @@ sub story_failing {
     my $disk = disk();
     my $n = zone('memory', $disk->under,
         zone => "jobs 16m concurrency=1 path=%%ZONE%% store=$disk->{dir}");
-    my $pid = $n->by_hand('', OFFLOAD_STOPPOINT => 'store.before-commit');
+    my $pid = $n->by_hand('store.before-commit:1s');
 
     is told(post($n, '/failing')), 202, 'accepted';
     Offload::wait_until(20, sub { stopped($pid) }) or fail('it stops');

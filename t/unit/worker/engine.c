@@ -47,7 +47,7 @@ spool(char *path, size_t size, const uint8_t *id)
 {
     int  fd;
 
-    must(files_path(path, size, policy.store, ZONE_DIR_SPOOL, id, "") == 0);
+    must(files_path(path, size, policy.store, ZONE_DIR_SPOOL, id, 0) == 0);
     fd = open(path, O_CREAT|O_WRONLY, 0600);
     must(fd != -1 && write(fd, "body", 4) == 4);
     close(fd);
@@ -173,6 +173,7 @@ main(void)
 
     tap_begin();
     (void) snprintf(policy.store, sizeof(policy.store), "%s", tap_dir);
+    (void) snprintf(policy.path, sizeof(policy.path), "%.60s", tap_dir);
     must(files_init(&policy, &e) == 0);
     must(en->open(&self, &policy, &e) == 0);
 
