@@ -165,7 +165,8 @@ sub weakened {
 
     $x .= " -fsanitize=$san -O1 -Wno-tsan -fno-builtin-memcpy" if $san;
 
-    my $said = `make -s -C $Offload::ROOT CC=gcc B=$b X="$x" $b/unit/$unit 2>&1`;
+    my $make = "make -s -C $Offload::ROOT CC=gcc B=$b X='$x'";
+    my $said = `$make $b/unit/$unit 2>&1`;
 
     if ($? != 0) {
         diag($said);
