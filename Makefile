@@ -32,7 +32,8 @@ SAN_FLAGS  := -fsanitize=address,undefined -fno-omit-frame-pointer
 TESTS      ?= t/*.t t/crash/*.t
 
 .PHONY: all build module worker units asan failpoints demo demo-stop test \
-        storm test-asan bench lint install clean help setup-build FORCE
+        storm test-asan mutants bench lint install clean help setup-build \
+        FORCE
 .DEFAULT_GOAL := build
 
 ## build        the module and offloadd, into build/ (the default)
@@ -139,6 +140,13 @@ test-asan:
 	@tools/setup test
 	@$(MAKE) --no-print-directory asan
 	@OFFLOAD_BUILD=build/asan prove -j2 $(TESTS)
+
+## mutants      leaves out one step at a time: each time a test must fail
+mutants:
+	@tools/setup test
+	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory failpoints
+	@OFFLOAD_MUTANTS=all prove -v t/mutants.t
 
 ## bench        the benchmarks, with a table at the end
 bench:

@@ -337,7 +337,7 @@ ngx_http_offload_zone_compare(ngx_cycle_t *cycle,
         return NGX_ERROR;
     }
 
-    for (i = 0; i < z.geo.lanes; i++) {
+    for (i = 0; i < z.geo.lanes && !ZONE_MUTANT("zone.owed"); i++) {
         pending += zone_lane_owed(&z, i);
     }
 

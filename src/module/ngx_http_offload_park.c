@@ -45,7 +45,8 @@ ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt)
 
             if (parked->request == NULL
                 || parked->serial != completion.token >> 32
-                || ngx_memcmp(parked->id, completion.id, ZONE_ID_SIZE) != 0)
+                || (ngx_memcmp(parked->id, completion.id, ZONE_ID_SIZE) != 0
+                    && !ZONE_MUTANT("answer.id")))
             {
                 continue;                   /* it did not wait any longer */
             }

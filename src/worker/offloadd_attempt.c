@@ -368,7 +368,9 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
 static int
 attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
 {
-    if (!(a->op.row.flags & STORE_AT_MOST_ONCE) || !a->replay.begun) {
+    if (!(a->op.row.flags & STORE_AT_MOST_ONCE) || !a->replay.begun
+        || ZONE_MUTANT("once.cut-off"))
+    {
         return 0;
     }
 

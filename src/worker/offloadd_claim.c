@@ -82,7 +82,7 @@ claims_settle(struct store *s)
             continue;
         }
 
-        if (zone_claim_commit(item->at)) {
+        if (zone_claim_commit(item->at) || ZONE_MUTANT("claim.settle")) {
             ZONE_FAILPOINT("claim.committed");
             continue;
         }

@@ -146,6 +146,10 @@ drain_next(struct store *s, uint32_t lane, struct engine_error *e,
     *bytes += l->consumer.pos - before;
     l->taken++;
 
+    if (ZONE_MUTANT("drain.head-last")) {
+        zone_sq_release(&l->consumer);
+    }
+
     return drain_record(s, lane, rec, e) == -1 ? -1 : 1;
 }
 
@@ -562,7 +566,7 @@ drain_undo(struct store *s)
     }
 
     for (i = 0; i < s->daemon->zone.geo.lanes; i++) {
-        if (s->lanes[i].taken) {
+        if (s->lanes[i].taken && !ZONE_MUTANT("drain.rewind")) {
             zone_sq_rewind(&s->lanes[i].consumer);
             s->lanes[i].taken = 0;
         }

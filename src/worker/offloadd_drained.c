@@ -86,7 +86,8 @@ drain_finish(struct store *s, struct store_batch *b)
     ZONE_FAILPOINT("drain.after-commit");
 
     for (i = 0; i < s->nitems; i++) {
-        if (drain_owns_slot(s, &s->items[i])) {
+        if (drain_owns_slot(s, &s->items[i]) && !ZONE_MUTANT("drain.slots"))
+        {
             drain_slot(s, &s->items[i]);
         }
     }

@@ -344,7 +344,8 @@ files_wanted(struct store *s, const char *dir, const char *name,
 
     /* the ring first: what leaves it between the looks is in the store */
 
-    return now - st->st_ctime < FILES_SPOOL_AGE || files_in_ring(s, id)
+    return (!ZONE_MUTANT("sweep.waiting")
+            && (now - st->st_ctime < FILES_SPOOL_AGE || files_in_ring(s, id)))
            || s->engine->wants_body(s->self, id);
 }
 

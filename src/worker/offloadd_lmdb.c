@@ -97,7 +97,9 @@ lmdb_map(struct lmdb *m, const char *file, struct engine_error *e)
 
     flags = MDB_NOSUBDIR|MDB_NOTLS;             /* see lmdb_free_pages() */
 
-    if (m->policy->durability == DURABILITY_MEMORY) {
+    if (m->policy->durability == DURABILITY_MEMORY
+        || ZONE_MUTANT("store.sync"))
+    {
         flags |= MDB_NOSYNC|MDB_NOMETASYNC;
     }
 
@@ -427,6 +429,10 @@ lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
     m->doomed[m->ndoomed].dir = dir;
     m->doomed[m->ndoomed].attempt = attempt;
     memcpy(m->doomed[m->ndoomed++].id, id, ZONE_ID_SIZE);
+
+    if (ZONE_MUTANT("store.unlink-last")) {
+        files_unlink(m->policy->store, dir, id, attempt);
+    }
 
     return 0;
 }

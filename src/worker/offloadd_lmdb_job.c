@@ -60,7 +60,8 @@ lmdb_insert_id(struct lmdb *m, struct engine_insert *in,
 
     in->seq = m->txn_next_seq;
 
-    rc = mdb_put(m->txn, m->db[LMDB_IDS], &key, &data, MDB_NOOVERWRITE);
+    rc = mdb_put(m->txn, m->db[LMDB_IDS], &key, &data,
+                 ZONE_MUTANT("drain.known") ? 0 : MDB_NOOVERWRITE);
 
     if (rc == 0) {
         m->txn_next_seq++;
@@ -156,7 +157,9 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
     op->row.type_len = 0;
     op->row.message_len = 0;
 
-    if (lmdb_put_row(m, op->seq, &op->row, e) != 0) {
+    if (!ZONE_MUTANT("attempt.start")
+        && lmdb_put_row(m, op->seq, &op->row, e) != 0)
+    {
         return -1;
     }
 
@@ -190,8 +193,9 @@ lmdb_lease(struct lmdb *m, const struct store_op *op, struct store_job *row,
 
     rc = lmdb_get_row(m, m->txn, op->seq, row, e);
 
-    if (rc == 0 && (row->state != STORE_RUNNING
-                    || row->attempts != op->row.attempts))
+    if (rc == 0 && !ZONE_MUTANT("attempt.lease")
+        && (row->state != STORE_RUNNING
+            || row->attempts != op->row.attempts))
     {
         return ENGINE_STALE;
     }

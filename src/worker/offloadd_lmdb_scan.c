@@ -34,7 +34,7 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
     row->type_len = 0;
     row->message_len = 0;
 
-    if (!(row->flags & STORE_AT_MOST_ONCE)) {
+    if (!(row->flags & STORE_AT_MOST_ONCE) || ZONE_MUTANT("once.recover")) {
         row->state = STORE_QUEUED;
         lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
 
@@ -96,7 +96,9 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
 
         rc = lmdb_get_row(m, m->txn, seq, &row, e);
 
-        if (rc == 0 && row.state == STORE_RUNNING) {
+        if (rc == 0 && row.state == STORE_RUNNING
+            && !ZONE_MUTANT("recover.running"))
+        {
             rc = lmdb_recover_running(m, seq, &row, e);
         }
 

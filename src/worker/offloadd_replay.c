@@ -516,7 +516,7 @@ replay_outcome(struct attempt *a, CURLcode code)
 
     status = 0;
 
-    if (code != CURLE_OK
+    if ((code != CURLE_OK && !ZONE_MUTANT("result.whole"))
         || curl_easy_getinfo(r->handle->easy, CURLINFO_RESPONSE_CODE,
                              &status)
            != CURLE_OK

@@ -37,6 +37,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "zone_order.h"
+
 
 #define ZONE_MAGIC            "OFLDZONE"
 #define ZONE_LAYOUT           1
@@ -380,7 +382,7 @@ static inline void
 zone_sleep_arm(_Atomic uint32_t *flag)
 {
     atomic_store_explicit(flag, 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_seq_cst);
+    atomic_thread_fence(zone_order(ZONE_SLEEP_FENCE, memory_order_seq_cst));
 }
 
 static inline void
@@ -392,7 +394,7 @@ zone_sleep_disarm(_Atomic uint32_t *flag)
 static inline int
 zone_wake_due(_Atomic uint32_t *flag)
 {
-    atomic_thread_fence(memory_order_seq_cst);
+    atomic_thread_fence(zone_order(ZONE_WAKE_FENCE, memory_order_seq_cst));
 
     return atomic_load_explicit(flag, memory_order_relaxed)
            && atomic_exchange_explicit(flag, 0, memory_order_relaxed);

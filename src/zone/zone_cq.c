@@ -24,9 +24,9 @@ zone_cq_post(struct zone *z, uint32_t lane, const struct zone_completion *c)
 
     l = zone_lane(z, lane);
     tail = zone_load(&l->cq_tail);
-    head = zone_load_acquire(&l->cq_head);
+    head = zone_load_ordered(&l->cq_head, ZONE_CQ_HEAD_LOAD);
 
-    if (tail - head >= ZONE_CQ_ENTRIES) {
+    if (tail - head >= ZONE_CQ_ENTRIES && !ZONE_MUTANT("answers.full")) {
         return -1;
     }
 
@@ -35,7 +35,7 @@ zone_cq_post(struct zone *z, uint32_t lane, const struct zone_completion *c)
 
     ZONE_FAILPOINT("cq.post.mid");
 
-    zone_store_release(&l->cq_tail, tail + 1);
+    zone_store_ordered(&l->cq_tail, tail + 1, ZONE_CQ_TAIL_STORE);
 
     ZONE_FAILPOINT("cq.post.done");
 
@@ -55,7 +55,7 @@ zone_cq_pop(struct zone *z, uint32_t lane, struct zone_completion *c)
 
     l = zone_lane(z, lane);
     head = zone_load(&l->cq_head);
-    tail = zone_load_acquire(&l->cq_tail);
+    tail = zone_load_ordered(&l->cq_tail, ZONE_CQ_TAIL_LOAD);
 
     if (tail == head) {
         return 0;
@@ -76,7 +76,7 @@ zone_cq_pop(struct zone *z, uint32_t lane, struct zone_completion *c)
 
     ZONE_FAILPOINT("cq.pop.mid");
 
-    zone_store_release(&l->cq_head, head + 1);
+    zone_store_ordered(&l->cq_head, head + 1, ZONE_CQ_HEAD_STORE);
 
     return 1;
 }

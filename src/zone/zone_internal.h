@@ -22,6 +22,13 @@
 #define zone_store_release(p, v)                                              \
     atomic_store_explicit(p, v, memory_order_release)
 
+/* Those that a test can weaken: see zone_order(). */
+
+#define zone_load_ordered(p, name)                                            \
+    atomic_load_explicit(p, zone_order(name, memory_order_acquire))
+#define zone_store_ordered(p, v, name)                                        \
+    atomic_store_explicit(p, v, zone_order(name, memory_order_release))
+
 #define ZONE_JOB_WORDS        (sizeof(struct zone_job) / sizeof(uint64_t))
 
 ZONE_ASSERT(sizeof(struct zone_job) % sizeof(uint64_t) == 0);

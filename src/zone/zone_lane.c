@@ -65,7 +65,9 @@ zone_lane_walk(struct zone *z, uint32_t lane, uint64_t head, uint64_t tail,
 
         s = zone_slot(z, lane, rec.slot);
 
-        if (memcmp(s->job.id, rec.id, ZONE_ID_SIZE) == 0) {
+        if (ZONE_MUTANT("repair.by-id")
+            || memcmp(s->job.id, rec.id, ZONE_ID_SIZE) == 0)
+        {
             claimed[rec.slot / 8] |= (uint8_t) (1u << rec.slot % 8);
         }
     }
@@ -86,7 +88,8 @@ zone_lane_free_slots(struct zone *z, uint32_t lane, const uint8_t *claimed,
         state = zone_load_acquire(&s->state);
 
         if (state == ZONE_SLOT_SUBMITTED
-            && !(claimed[i / 8] & (1u << i % 8)))
+            && !(claimed[i / 8] & (1u << i % 8))
+            && !ZONE_MUTANT("repair.undo"))
         {
             zone_store_release(&s->state, ZONE_SLOT_FREE);
             state = ZONE_SLOT_FREE;
@@ -98,7 +101,7 @@ zone_lane_free_slots(struct zone *z, uint32_t lane, const uint8_t *claimed,
         if (state == ZONE_SLOT_FREE) {
             version = zone_load(&s->version);
 
-            if (version & 1) {
+            if ((version & 1) && !ZONE_MUTANT("repair.version")) {
                 zone_store(&s->version, version + 1);
             }
         }
@@ -210,11 +213,15 @@ zone_lane_repair(struct zone *z, uint32_t lane, struct zone_repair *r,
 
     ZONE_FAILPOINT("lane.repair.freed");
 
-    zone_lane_count(z, lane);
+    if (!ZONE_MUTANT("repair.count")) {
+        zone_lane_count(z, lane);
+    }
 
     ZONE_FAILPOINT("lane.repair.counted");
 
-    if (zone_load(&l->publish_tail) == tail) {
+    if (zone_load(&l->publish_tail) == tail
+        && !ZONE_MUTANT("repair.accepted"))
+    {
         zone_store(&l->accepted, zone_load(&l->publish_accepted));
     }
 
@@ -222,7 +229,10 @@ zone_lane_repair(struct zone *z, uint32_t lane, struct zone_repair *r,
 
     n = zone_load_acquire(&l->cq_tail);
     r->completions = n - zone_load(&l->cq_head);
-    zone_store_release(&l->cq_head, n);
+
+    if (!ZONE_MUTANT("repair.answers")) {
+        zone_store_release(&l->cq_head, n);
+    }
 
     ZONE_FAILPOINT("lane.repair.dropped");
 

@@ -47,7 +47,11 @@ zone_slot_put(struct zone_slot *s, const struct zone_job *job, uint32_t state)
     to = zone_slot_words(s);
 
     version = zone_load(&s->version) | 1;
-    zone_store(&s->version, version);
+
+    if (!ZONE_MUTANT("slot.version")) {
+        zone_store(&s->version, version);
+    }
+
     atomic_thread_fence(memory_order_release);
 
     for (i = 0; i < ZONE_JOB_WORDS; i++) {
@@ -207,7 +211,9 @@ void
 zone_slot_write(struct zone *z, uint32_t lane, uint32_t slot,
     const struct zone_job *job, uint32_t state)
 {
-    if (!zone_slot_holds(z, lane, slot, job->id)) {
+    if (!ZONE_MUTANT("slot.owner")
+        && !zone_slot_holds(z, lane, slot, job->id))
+    {
         return;
     }
 
@@ -257,7 +263,10 @@ zone_slot_free(struct zone *z, uint32_t lane, uint32_t slot)
 
     zone_store(&l->free_slot, slot);
     zone_store(&l->free_version, version);
-    zone_store_release(&l->free_count, freed);
+
+    if (!ZONE_MUTANT("slot.free-note")) {
+        zone_store_release(&l->free_count, freed);
+    }
 
     ZONE_FAILPOINT("slot.free.noted");
 

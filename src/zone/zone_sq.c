@@ -106,7 +106,7 @@ zone_sq_place(struct zone_producer *p, uint64_t size)
         return (int64_t) pad;
     }
 
-    head = zone_load_acquire(&p->lane->sq_head);
+    head = zone_load_ordered(&p->lane->sq_head, ZONE_SQ_HEAD_LOAD);
 
     if (!zone_sq_ok(head, p->tail, p->sq_size)) {
         return -1;
@@ -204,11 +204,14 @@ zone_sq_publish(struct zone_producer *p)
 
     zone_store(&lane->publish_tail, p->next);
     ZONE_FAILPOINT("sq.publish.noted");
-    zone_store_release(&lane->publish_accepted, accepted);
+
+    if (!ZONE_MUTANT("publish.note")) {
+        zone_store_release(&lane->publish_accepted, accepted);
+    }
 
     ZONE_FAILPOINT("sq.publish.before");
 
-    zone_store_release(&lane->sq_tail, p->next);
+    zone_store_ordered(&lane->sq_tail, p->next, ZONE_SQ_TAIL_STORE);
     p->tail = p->next;
 
     ZONE_FAILPOINT("sq.publish.after");
@@ -232,7 +235,7 @@ zone_claim(struct zone_record *rec, uint32_t from, uint32_t or, uint32_t to)
 
     claim = atomic_load_explicit(&rec->claim, memory_order_acquire);
 
-    while (claim == from || claim == or) {
+    while (claim == from || claim == or || ZONE_MUTANT("claim.final")) {
         if (atomic_compare_exchange_weak_explicit(&rec->claim, &claim, to,
                                                   memory_order_acq_rel,
                                                   memory_order_acquire))
@@ -283,13 +286,15 @@ int
 zone_sq_withdraw(struct zone_producer *p, struct zone_record *rec,
     uint64_t end)
 {
-    if ((int64_t) (zone_load_acquire(&p->lane->sq_head) - end) >= 0) {
+    if ((int64_t) (zone_load_acquire(&p->lane->sq_head) - end) >= 0
+        && !ZONE_MUTANT("withdraw.head"))
+    {
         return ZONE_WITHDRAW_CONSUMED;
     }
 
     ZONE_FAILPOINT("sq.withdraw.before");
 
-    if (!zone_claim_withdraw(rec)) {
+    if (!ZONE_MUTANT("withdraw.claim") && !zone_claim_withdraw(rec)) {
         return ZONE_WITHDRAW_COMMITTED;
     }
 
@@ -434,14 +439,17 @@ zone_consumer_init(struct zone_consumer *c, struct zone *z, uint32_t lane,
         return -1;
     }
 
-    zone_consumer_finish_free(c);
+    if (!ZONE_MUTANT("worker.finish-free")) {
+        zone_consumer_finish_free(c);
+    }
 
     for (i = 0; i < z->geo.slots; i++) {
         s = zone_slot(z, lane, i);
         state = zone_load_acquire(&s->state);
 
         if (state != ZONE_SLOT_FREE && state != ZONE_SLOT_SUBMITTED
-            && (zone_load(&s->version) & 1))
+            && (zone_load(&s->version) & 1)
+            && !ZONE_MUTANT("worker.torn-slots"))
         {
             zone_slot_free(z, lane, i);
         }
@@ -458,7 +466,7 @@ zone_sq_peek(struct zone_consumer *c, struct zone_record **rec,
     uint64_t             tail;
     struct zone_record  *r, copy;
 
-    tail = zone_load_acquire(&c->lane->sq_tail);
+    tail = zone_load_ordered(&c->lane->sq_tail, ZONE_SQ_TAIL_LOAD);
 
     if (!zone_sq_ok(c->pos, tail, c->sq_size)) {
         return zone_sq_check(c->pos, tail, c->sq_size, c->index, e);
@@ -492,7 +500,7 @@ zone_sq_release(struct zone_consumer *c)
 {
     ZONE_FAILPOINT("sq.release.before");
 
-    zone_store_release(&c->lane->sq_head, c->pos);
+    zone_store_ordered(&c->lane->sq_head, c->pos, ZONE_SQ_HEAD_STORE);
 
     ZONE_FAILPOINT("sq.release.after");
 }

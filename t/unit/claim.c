@@ -105,12 +105,59 @@ test_steps(void)
 }
 
 
+/* What has left the ring is the store's: its place may be another's. */
+
+static void
+test_consumed(void)
+{
+    uint64_t              end;
+    struct zone           z;
+    struct zone_error     e;
+    struct zone_record   *rec, *read;
+    struct zone_producer  p;
+    struct zone_consumer  c;
+
+    unit_zone(&z, "zone", 1);
+    must(zone_producer_init(&p, &z, 0, &e) == 0);
+    must(zone_consumer_init(&c, &z, 0, &e) == 0);
+
+    rec = zone_sq_reserve(&p, ZONE_RECORD_JOB, 100);
+    must(rec != NULL);
+    zone_sq_publish(&p);
+    end = p.tail;
+
+    must(zone_sq_peek(&c, &read, &e) == 1 && read == rec);
+    must(zone_claim_take(read));
+    zone_sq_release(&c);
+    is(zone_sq_withdraw(&p, rec, end), ZONE_WITHDRAW_CONSUMED,
+       "too late when the head has passed it");
+    is(rec->claim, ZONE_CLAIM_TAKEN, "and nothing is written there");
+
+    rec = zone_sq_reserve(&p, ZONE_RECORD_JOB, 100);
+    must(rec != NULL);
+    zone_sq_publish(&p);
+    is(zone_sq_withdraw(&p, rec, p.tail), ZONE_WITHDRAWN,
+       "one that is in the ring is withdrawn");
+    must(zone_sq_peek(&c, &read, &e) == 1 && read == rec);
+    is(zone_claim_take(read), 0, "and not taken");
+
+    rec = zone_sq_reserve(&p, ZONE_RECORD_JOB, 100);
+    must(rec != NULL);
+    zone_sq_publish(&p);
+    must(zone_sq_peek(&c, &read, &e) == 1 && zone_claim_commit(read));
+    is(zone_sq_withdraw(&p, rec, p.tail), ZONE_WITHDRAW_COMMITTED,
+       "one that is committed is not");
+    zone_close(&z);
+}
+
+
 int
 main(void)
 {
     tap_begin();
 
     test_steps();
+    test_consumed();
     test_race();
 
     return tap_end();

@@ -3,7 +3,13 @@
  * and a counter that cannot be are refused by both sides.
  */
 
+#include <pthread.h>
+#include <sched.h>
+
 #include "unit.h"
+
+
+#define ANSWERS  200000
 
 
 static struct zone        z;
@@ -48,6 +54,51 @@ pop(uint64_t n)
 }
 
 
+static void *
+post_all(void *arg)
+{
+    uint64_t  n;
+
+    for (n = 0; n < ANSWERS; n++) {
+        while (post(n) == -1) {
+            sched_yield();
+        }
+    }
+
+    return arg;
+}
+
+
+/* An entry is written before it is seen, and read before it is reused. */
+
+static void
+test_threads(void)
+{
+    int                     rc;
+    uint64_t                n, bad;
+    pthread_t               thread;
+    struct zone_completion  c, want;
+
+    must(pthread_create(&thread, NULL, post_all, NULL) == 0);
+
+    for (n = 0, bad = 0; n < ANSWERS; /* void */ ) {
+        rc = zone_cq_pop(&z, 0, &c);
+
+        if (rc == 0) {
+            sched_yield();
+            continue;
+        }
+
+        want = completion(n++);
+        bad += rc != 1 || memcmp(&c, &want, sizeof(c)) != 0;
+    }
+
+    must(pthread_join(thread, NULL) == 0);
+    is(bad, 0, "%d go from one thread to another, whole and in order",
+       ANSWERS);
+}
+
+
 int
 main(void)
 {
@@ -64,7 +115,7 @@ main(void)
     ok(pop(1), "and popped as it was");
     is(zone_cq_pop(&z, 0, &c), 0, "once");
 
-    for (n = 0; post(n) == 0; n++) { /* void */ }
+    for (n = 0; n <= ZONE_CQ_ENTRIES && post(n) == 0; n++) { /* void */ }
 
     is(n, ZONE_CQ_ENTRIES, "it takes 4096");
     is(post(n), -1, "and refuses one more");
@@ -93,6 +144,8 @@ main(void)
     }
 
     is(bad, 0, "counters may pass 2^64");
+
+    test_threads();
 
     lane->cq_tail = lane->cq_head - 1;
     is(zone_cq_pop(&z, 0, &c), -1, "a tail behind the head is refused");

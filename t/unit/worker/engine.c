@@ -1,0 +1,192 @@
+/*
+ * What the store must hold against its own users: an attempt that was
+ * overtaken changes nothing, a record read twice is one job, a job given up
+ * with its transaction keeps its files.  The moments in which this matters
+ * are too short to be met from outside.
+ */
+
+#include <fcntl.h>
+
+#include "../tap.h"
+#include "../../../src/worker/offloadd_lmdb.h"
+
+
+static struct policy         policy;
+static struct engine_error   e;
+static void                 *self;
+
+static const struct engine  *en = &engine_lmdb;
+
+
+static int
+insert(struct engine_insert *in, uint8_t n, int start)
+{
+    static struct zone_record        record;
+    static struct zone_request       request;
+    static struct zone_request_view  view;
+
+    memset(&record, 0, sizeof(record));
+    memset(&request, 0, sizeof(request));
+    memset(record.id, n, ZONE_ID_SIZE);
+    record.id[0] = 0;
+    request.flags = ZONE_REQUEST_BODY_FILE;
+
+    memset(in, 0, sizeof(*in));
+    in->record = &record;
+    in->view = &view;
+    in->payload = &request;
+    in->size = sizeof(request);
+    in->start = start;
+
+    return en->insert(self, in, &e);
+}
+
+
+static void
+spool(char *path, size_t size, const uint8_t *id)
+{
+    int  fd;
+
+    must(files_path(path, size, policy.store, ZONE_DIR_SPOOL, id, 0) == 0);
+    fd = open(path, O_CREAT|O_WRONLY, 0600);
+    must(fd != -1 && write(fd, "body", 4) == 4);
+    close(fd);
+}
+
+
+static void
+settle(struct store_op *op, uint64_t seq, uint32_t attempt)
+{
+    memset(op, 0, sizeof(*op));
+    op->type = STORE_OP_SETTLE;
+    op->seq = seq;
+    op->row.state = STORE_FAILED;
+    op->row.attempts = attempt;
+    op->row.expires_ms = 1;
+}
+
+
+static int
+state(uint64_t seq)
+{
+    struct lmdb      *m = self;
+    struct store_job  row;
+
+    return lmdb_get_row(m, m->txn, seq, &row, &e) == 0 ? row.state : 0;
+}
+
+
+static void
+test_lease(void)
+{
+    uint64_t              seq;
+    struct store_op       op;
+    struct engine_insert  in;
+    struct engine_cancel  c;
+
+    must(en->begin(self, &e) == 0);
+    must(insert(&in, 1, 1) == 0);
+    seq = in.seq;
+
+    settle(&op, seq, 1);
+    must(en->requeue(self, &op, &e) == 0);
+    is(en->settle(self, &op, &e), ENGINE_STALE,
+       "an attempt that was given up settles nothing");
+    is(state(seq), STORE_QUEUED, "its job waits");
+
+    must(en->start(self, &op, 7, &e) == 0);
+    buf_free(&op.request);
+    is(op.row.attempts, 2, "the next attempt has the next number");
+    settle(&op, seq, 1);
+    is(en->settle(self, &op, &e), ENGINE_STALE,
+       "and the first one still settles nothing");
+    is(en->requeue(self, &op, &e), ENGINE_STALE, "nor gives it up");
+    is(state(seq), STORE_RUNNING, "the second is running");
+
+    memset(&c, 0, sizeof(c));
+    c.id = in.record->id;
+    c.ttl_ms = 1000;
+    must(en->cancel(self, &c, &e) == 0);
+    settle(&op, seq, 2);
+    is(en->settle(self, &op, &e), ENGINE_STALE, "nor what was canceled");
+    is(state(seq), STORE_CANCELED, "it stays canceled");
+    is(en->start(self, &op, 7, &e), ENGINE_STALE, "and is not begun again");
+    en->abort(self);
+}
+
+
+static void
+test_known(void)
+{
+    uint64_t              seq;
+    struct engine_insert  in;
+
+    must(en->begin(self, &e) == 0);
+    must(insert(&in, 2, 1) == 0);
+    seq = in.seq;
+    is(insert(&in, 2, 1), ENGINE_KNOWN, "an id is inserted once");
+    is(in.seq, (intmax_t) seq, "the second time its job is named");
+    is(in.row.state, STORE_RUNNING, "and what it does");
+    must(en->withdraw(self, in.record->id, &e) == 0);
+    is(en->knows(self, in.record->id, &e), 0, "withdrawn, it was never there");
+    en->abort(self);
+}
+
+
+static void
+test_files(void)
+{
+    char                  path[PATH_MAX];
+    uint64_t              seq;
+    struct store_op       op;
+    struct engine_insert  in;
+
+    must(en->begin(self, &e) == 0);
+    must(insert(&in, 3, 1) == 0);
+    spool(path, sizeof(path), in.record->id);
+    seq = in.seq;
+    must(en->commit(self, &e) == 0);
+
+    settle(&op, seq, 1);
+    must(en->begin(self, &e) == 0);
+    must(en->settle(self, &op, &e) == 0);
+    is(access(path, F_OK), 0, "before the commit its body is there");
+    en->abort(self);
+    is(access(path, F_OK), 0, "and after none");
+
+    must(en->begin(self, &e) == 0);
+    must(en->settle(self, &op, &e) == 0);
+    must(en->commit(self, &e) == 0);
+    is(access(path, F_OK), -1, "after the commit it is gone");
+}
+
+
+int
+main(void)
+{
+    int   i;
+    char  path[PATH_MAX + 16];
+
+    static const char  *dirs[] = {
+        ZONE_DIR_SPOOL_TMP, ZONE_DIR_SPOOL, ZONE_DIR_BLOBS
+    };
+
+    tap_begin();
+    (void) snprintf(policy.store, sizeof(policy.store), "%s", tap_dir);
+    (void) snprintf(policy.path, sizeof(policy.path), "%.60s", tap_dir);
+    must(files_init(&policy, &e) == 0);
+    must(en->open(&self, &policy, &e) == 0);
+
+    test_lease();
+    test_known();
+    test_files();
+
+    en->close(self);
+
+    for (i = 0; i < 3; i++) {
+        (void) snprintf(path, sizeof(path), "%.4000s/%s", tap_dir, dirs[i]);
+        must(rmdir(path) == 0);
+    }
+
+    return tap_end();
+}
