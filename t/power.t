@@ -203,7 +203,7 @@ sub client {
 
 my $disk = Disk->new;
 my $n = nginx_on($disk)->start;
-my (%job, %by_uri, %refused, @lost_time, %count);
+my (%job, %by_uri, %refused, %when_refused, @lost_time, %count);
 
 
 sub load {
@@ -224,7 +224,7 @@ sub load {
     }
 
     # a disk that is slow now and then: who waits in /hasty/ gives up
-    $disk->fail(sync => '', after => int rand 40, times => 6,
+    $disk->fail(sync => '', after => int rand 40, times => 4,
                 delay => 150);
     sleep $seconds;
     kill_all($n);
@@ -256,6 +256,7 @@ sub learn {
         } elsif ($what eq 'refused') {
             $refused{$on} = $when - $at < $WITHDRAWN_BY ? $when : 9e9
                 if $past;
+            $when_refused{$on} = sprintf '%.3f s before a cut', $when - $at;
         } elsif ($what eq 'cancel') {
             $job{$on}{cancel} = 'perhaps';
         } elsif ($what eq 'canceled') {
@@ -325,7 +326,9 @@ check('at the end', 1);
         my $id = $e->{job} // next;
         my $uri = $e->{uri};
 
-        push @wrong, "$uri: refused, and run"
+        push @wrong, sprintf '%s: refused %s, and run %.3f s after the '
+            . 'last one', $uri, $when_refused{$uri}, $e->{time}
+            - (grep { $_ < $e->{time} } 0, map { $_->[0] } @lost_time)[-1]
             if $e->{time} < ($refused{$uri} // 0);
 
         # what happened after a cut and before the kill has not happened
