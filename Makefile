@@ -27,6 +27,7 @@ SOURCES    := $(ZONE_SRC) $(WORKER_SRC) $(MODULE_SRC)
 ZONE_OBJ   := $(ZONE_SRC:%.c=$(B)/obj/%.o)
 WORKER_OBJ := $(WORKER_SRC:%.c=$(B)/obj/%.o)
 UNITS      := $(UNIT_SRC:t/unit/%.c=$(B)/unit/%)
+DISK       := $(B)/disk.so
 
 SAN_FLAGS  := -fsanitize=address,undefined -fno-omit-frame-pointer
 TESTS      ?= t/*.t t/crash/*.t
@@ -43,7 +44,7 @@ module: $(MODULE)
 worker: $(WORKER)
 units:  $(UNITS)
 
-all: build units
+all: build units $(DISK)
 
 
 # nginx's own build system makes the module.  It is configured again only
@@ -95,6 +96,13 @@ $(B)/unit/worker/%: t/unit/worker/%.c $(WORKER_OBJ) $(ZONE_OBJ) Makefile
 	@echo "  cc         $<"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -o $@ $< \
 	    $(filter-out %/offloadd.o,$(WORKER_OBJ)) $(ZONE_OBJ) $(LDLIBS)
+
+# A failing disk for the tests; the same in all variants.
+$(DISK): $(wildcard t/disk/*.[ch]) Makefile
+	@mkdir -p $(@D)
+	@echo "  link       $@"
+	@$(CC) -D_GNU_SOURCE $(filter-out $(X),$(CFLAGS)) -fPIC -shared -o $@ \
+	    $(filter %.c,$^)
 
 -include $(ZONE_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(UNITS:=.d)
 

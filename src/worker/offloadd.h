@@ -35,6 +35,7 @@
  *      offloadd_answer.c    answers into CQs
  *      offloadd_lmdb.c      the engine: environment, transactions
  *      offloadd_lmdb_job.c  the engine: a job's rows
+ *      offloadd_lmdb_make.c the engine: a store that is not there yet
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_files.c     spool and blob files
@@ -194,9 +195,12 @@ enum files_dir {
 };
 
 #define FILES_ABSENT          1
+#define FILES_LOST            2                 /* the disk failed, and what
+                                                   a second sync says is
+                                                   worth nothing */
 
 /* A file's content reaches the disk, and its name with the next _names():
- * both before the commit of the row that tells of it.  _sync: 0, FILES_ABSENT
+ * both before the commit of the row that tells of it.  _sync: 0, FILES_*
  * or -1. */
 int files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
     uint32_t attempt, struct engine_error *e);

@@ -407,8 +407,8 @@ drain_job(struct store *s, struct drain_item *item,
     if ((view.fixed.flags & ZONE_REQUEST_BODY_FILE) && s->durable) {
         rc = files_sync(s, FILES_SPOOL, rec->id, 0, e);
 
-        if (rc == -1) {
-            return -1;
+        if (rc == -1 || rc == FILES_LOST) {
+            return -1;                          /* refused: not read again */
         }
 
         /* one that is met again may be settled by now, its body removed */

@@ -160,6 +160,8 @@ drain_item_done(struct store *s, struct store_batch *b,
 
     case DRAIN_KNOWN:
         ev->type = STORE_EVENT_SLOT;
+        ev->active = item->row.state == STORE_QUEUED
+                     || item->row.state == STORE_RUNNING;
         break;
 
     default:

@@ -176,6 +176,7 @@ files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
     }
 
     rc = fdatasync(fd) == 0 ? 0 : files_error(e, "fdatasync", path);
+    rc = rc == 0 ? 0 : FILES_LOST;
 
     (void) close(fd);
 

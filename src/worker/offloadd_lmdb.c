@@ -140,7 +140,9 @@ lmdb_open_env(struct lmdb *m, struct engine_error *e)
         return lmdb_fail(e, ENAMETOOLONG, m->policy->store);
     }
 
-    if (lmdb_map(m, file, e) != 0) {
+    if (lmdb_make(m->policy->store, file, e) != 0
+        || lmdb_map(m, file, e) != 0)
+    {
         return -1;
     }
 

@@ -91,6 +91,9 @@ int lmdb_drop_result(struct lmdb *m, uint64_t seq,
 int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
     size_t size, struct engine_error *e);
 
+/* offloadd_lmdb_make.c: if it is not there */
+int lmdb_make(const char *store, const char *file, struct engine_error *e);
+
 /* offloadd_lmdb_count.c */
 int lmdb_read_counters(struct lmdb *m, struct engine_error *e);
 int lmdb_write_counters(struct lmdb *m, struct engine_error *e);

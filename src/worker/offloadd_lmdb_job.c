@@ -146,9 +146,15 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
         return -1;
     }
 
-    if (rc == ENGINE_NOT_FOUND || op->row.state != STORE_QUEUED) {
+    /* RUNNING: by a commit that failed and has arrived; nothing was sent */
+
+    if (rc == ENGINE_NOT_FOUND || (op->row.state != STORE_QUEUED
+                                   && op->row.state != STORE_RUNNING))
+    {
         return ENGINE_STALE;
     }
+
+    lmdb_count(m, op->row.state, STORE_RUNNING);
 
     op->row.state = STORE_RUNNING;
     op->row.attempts++;
@@ -162,8 +168,6 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
     {
         return -1;
     }
-
-    lmdb_count(m, STORE_QUEUED, STORE_RUNNING);
 
     lmdb_seq_key(&key, &op->seq);
     rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
@@ -183,18 +187,22 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
 }
 
 
-/* The row, if the attempt that asks is still the one the row knows. */
+/*
+ * The row, if the attempt that asks is still the one the row knows.  `done`
+ * is the state it asks for: a row that has it got it by the same operation,
+ * in a commit that failed and has arrived.
+ */
 
 static int
-lmdb_lease(struct lmdb *m, const struct store_op *op, struct store_job *row,
-    struct engine_error *e)
+lmdb_lease(struct lmdb *m, const struct store_op *op, uint8_t done,
+    struct store_job *row, struct engine_error *e)
 {
     int  rc;
 
     rc = lmdb_get_row(m, m->txn, op->seq, row, e);
 
     if (rc == 0 && !ZONE_MUTANT("attempt.lease")
-        && (row->state != STORE_RUNNING
+        && ((row->state != STORE_RUNNING && row->state != done)
             || row->attempts != op->row.attempts))
     {
         return ENGINE_STALE;
@@ -211,18 +219,18 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
     struct lmdb      *m = self;
     struct store_job  row;
 
-    rc = lmdb_lease(m, op, &row, e);
+    rc = lmdb_lease(m, op, STORE_QUEUED, &row, e);
     if (rc != 0) {
         return rc;
     }
+
+    lmdb_count(m, row.state, STORE_QUEUED);
 
     row.state = STORE_QUEUED;
     row.strikes = op->row.strikes;
     row.not_before_ms = op->row.not_before_ms;
     row.type_len = 0;
     row.message_len = 0;
-
-    lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
 
     return lmdb_put_row(m, op->seq, &row, e);
 }
@@ -289,7 +297,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     struct lmdb      *m = self;
     struct store_job  row;
 
-    rc = lmdb_lease(m, op, &row, e);
+    rc = lmdb_lease(m, op, op->row.state, &row, e);
 
     if (rc == ENGINE_STALE && op->headers && op->body == NULL) {
 
@@ -301,6 +309,11 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
 
     if (rc != 0) {
         return rc;
+    }
+
+    if (row.state == op->row.state) {
+        op->row = row;
+        return 0;
     }
 
     lmdb_count(m, row.state, op->row.state);

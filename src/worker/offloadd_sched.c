@@ -181,6 +181,16 @@ sched_known_job(struct offloadd *d, struct store_event *ev)
 
     i = job_find(&d->sched.table, ev->seq);
 
+    if (i == JOB_NONE && ev->active) {
+
+        /* stored by a commit that failed and has arrived: news here */
+
+        ev->has_slot = (uint32_t) zone_slot_holds(&d->zone, ev->lane,
+                                                  ev->slot, ev->id);
+        sched_new_job(d, ev);
+        return;
+    }
+
     if (i == JOB_NONE) {
         sched_free_event_slot(d, ev);
         return;

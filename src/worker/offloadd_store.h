@@ -61,6 +61,7 @@ struct store_event {
     uint32_t         lane;
     uint32_t         slot;
     uint32_t         has_slot;                  /* JOB */
+    uint32_t         active;                    /* SLOT: not settled */
     uint64_t         seq;                       /* CANCEL: 0: not active */
     uint8_t          id[ZONE_ID_SIZE];
     uint64_t         token;                     /* CANCEL */
