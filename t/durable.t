@@ -24,6 +24,10 @@ server {
         offload_accept_timeout 400ms;
         offload jobs; proxy_pass http://%%BACKEND%%;
     }
+    location /later/ {
+        offload_accept_timeout 3s;
+        offload jobs; proxy_pass http://%%BACKEND%%;
+    }
     location /jobs/ { offload_status jobs; }
 }
 EOT
@@ -132,9 +136,9 @@ my $build = Offload::failpoints_dir();
 
 # where it dies => what the client is told, and is the job run?
 my %DIES = (
-    'drain.taken'          => [ 503, 0 ],       # taken, not stored
-    'store.before-commit'  => [ 503, 0 ],
-    'claim.commit.before'  => [ 503, 0 ],       # stored, not promised
+    'drain.taken'          => [ 0, 0 ],         # taken: nobody can tell
+    'store.before-commit'  => [ 0, 0 ],
+    'claim.commit.before'  => [ 0, 0 ],         # stored, not promised
     'claim.committed'      => [ 202, 1 ],       # promised, not answered
     'drain.after-slots'    => [ 202, 1 ],
     'cq.post.done'         => [ 202, 1 ],
@@ -188,6 +192,25 @@ my %DIES = (
             kill 'TERM', $pid;
             waitpid $pid, 0;
         }
+    }
+
+    # ---- stored while nginx was giving up: offloadd removes it, and says so
+
+    {
+        my $asked = sub { scalar(() = $n->log =~ /asked to remove it/g) };
+        my $before = $asked->();
+        my $pid = $n->by_hand('claim.commit.before:1s');
+        my ($s) = send_all($n, '/later/');
+
+        ok Offload::wait_until(20, sub { $asked->() > $before }),
+            'nginx asks for its removal';
+        kill 'CONT', $pid;
+        Offload::problem(Http::response($s, deadline => 20), 503,
+                         'and answers 503 when it is done');
+        ok drained($n), 'nothing is kept of it';
+        is seen('/later/'), 0, 'and nothing is run';
+        kill 'TERM', $pid;
+        waitpid $pid, 0;
     }
 
     # ---- nobody there

@@ -21,9 +21,6 @@ my $seed = $ENV{OFFLOAD_SEED} // int(time * 1000) % 1_000_000;
 my $CUTS = $ENV{OFFLOAD_CUTS} // 12;
 my $CLIENTS = 4;
 
-# A job refused for want of time has been in the store if its commit was under
-# way; it leaves it in a commit of its own.  Only then the 503 outlives a cut.
-my $WITHDRAWN_BY = 1;
 my $HTTP = <<'EOT';
 server {
     listen 127.0.0.1:%%PORT%%;
@@ -254,8 +251,7 @@ sub learn {
             $job{$more[0]} = $by_uri{$on};
             $by_uri{$on}{accepted} = $past;
         } elsif ($what eq 'refused') {
-            $refused{$on} = $when - $at < $WITHDRAWN_BY ? $when : 9e9
-                if $past;
+            $refused{$on} = 9e9 if $past;
             $when_refused{$on} = sprintf '%.3f s before a cut', $when - $at;
         } elsif ($what eq 'cancel') {
             $job{$on}{cancel} = 'perhaps';

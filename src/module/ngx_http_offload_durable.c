@@ -4,10 +4,11 @@
  * until offloadd has committed the job or offload_accept_timeout is over.
  * Runs in a worker process, blocks nobody.
  *
- * An answer other than 202 means that the job will never run: it is given
- * only when offloadd has refused the record, or when the record could be
- * withdrawn.  Where neither is certain, the connection is closed without an
- * answer, as it would be if this process had been killed.
+ * An answer other than 202 means that the job will never run, whatever dies
+ * from then on: it is given only when nobody had taken the record before it
+ * was withdrawn, or when offloadd has said that the job is not in the store.
+ * Where it does not say so within the same time again, the connection is
+ * closed without an answer, as if this process had been killed.
  */
 
 
@@ -97,7 +98,8 @@ ngx_http_offload_durable_park(ngx_http_request_t *r,
     ngx_http_offload_ctx_t  *ctx;
 
     rc = ngx_http_offload_park(r, rt, ngx_http_offload_durable_handler,
-                               olcf->accept_timeout, rec->id, &token);
+                               olcf->accept_timeout, olcf->accept_timeout,
+                               rec->id, &token);
     if (rc != NGX_OK) {
         return rc;
     }
@@ -109,6 +111,7 @@ ngx_http_offload_durable_park(ngx_http_request_t *r,
     ctx->record = rec;
     ctx->record_end = rt->producer.next;
     ctx->lane = rt->lane;
+    ctx->token = token;
     ctx->answer = *answer;
 
     return NGX_OK;
@@ -128,12 +131,24 @@ ngx_http_offload_durable_wait(ngx_http_request_t *r)
 static void
 ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
 {
-    ngx_int_t                rc;
-    ngx_http_offload_ctx_t  *ctx;
+    ngx_int_t                     rc;
+    ngx_http_offload_ctx_t       *ctx;
+    ngx_http_offload_loc_conf_t  *olcf;
 
     ctx = ngx_http_offload_get_ctx(r);
 
-    if (result == NGX_HTTP_OFFLOAD_TIMEOUT) {
+    if (result == NGX_HTTP_OFFLOAD_LATE) {
+        rc = ngx_http_offload_withdraw(r, ctx);
+
+        if (rc == NGX_AGAIN) {
+            return;
+        }
+
+        olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+        ngx_http_offload_unpark_token(olcf->zone->rt, ctx->token);
+
+    } else if (result == NGX_HTTP_OFFLOAD_TIMEOUT) {
         rc = ngx_http_offload_withdraw(r, ctx);
 
     } else if (result == ZONE_DONE) {
@@ -169,7 +184,8 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
 
 /*
  * Nobody answered in time.  NGX_OK: the job is stored, NGX_DECLINED: it will
- * never be, NGX_ERROR: nobody knows.
+ * never be, NGX_AGAIN: offloadd has taken it and is asked to remove it, so
+ * that its word is needed, NGX_ERROR: nobody knows.
  */
 
 static ngx_int_t
@@ -193,6 +209,12 @@ ngx_http_offload_withdraw(ngx_http_request_t *r, ngx_http_offload_ctx_t *ctx)
                       "offloadd has not stored a job of zone \"%V\" in time: "
                       "it is withdrawn", &olcf->zone->name);
         return NGX_DECLINED;
+
+    case ZONE_WITHDRAW_PENDING:
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "offloadd is storing a job of zone \"%V\", and not in "
+                      "time: it is asked to remove it", &olcf->zone->name);
+        return NGX_AGAIN;
 
     case ZONE_WITHDRAW_COMMITTED:
         return NGX_OK;

@@ -173,6 +173,7 @@ typedef struct {
     struct zone_record         *record;
     uint64_t                    record_end; /* the ring's tail behind it */
     uint32_t                    lane;
+    uint64_t                    token;
     ngx_str_t                   answer;
 
     /* of a replay */
@@ -258,6 +259,7 @@ struct ngx_http_offload_parked_s {
     ngx_http_offload_rt_t        *rt;
     ngx_http_offload_wakened_pt   handler;
     ngx_event_t                   timer;
+    ngx_msec_t                    more;     /* after NGX_HTTP_OFFLOAD_LATE */
     uint32_t                      serial;   /* tells reuses apart */
     uint32_t                      index;
     uint8_t                       id[ZONE_ID_SIZE];
@@ -266,6 +268,7 @@ struct ngx_http_offload_parked_s {
 
 
 #define NGX_HTTP_OFFLOAD_TIMEOUT      1000  /* beside zone_completion_result */
+#define NGX_HTTP_OFFLOAD_LATE         1002  /* its time is over, it stays */
 
 #define NGX_HTTP_OFFLOAD_NO_LANE      ((uint32_t) -1)
 
@@ -364,7 +367,9 @@ void ngx_http_offload_rt_set_broken(ngx_http_offload_rt_t *rt,
 void ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt);
 ngx_int_t ngx_http_offload_park(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_http_offload_wakened_pt handler,
-    ngx_msec_t timeout, const uint8_t id[ZONE_ID_SIZE], uint64_t *token);
+    ngx_msec_t timeout, ngx_msec_t more, const uint8_t id[ZONE_ID_SIZE],
+    uint64_t *token);
+void ngx_http_offload_unpark_token(ngx_http_offload_rt_t *rt, uint64_t token);
 
 /* _accept.c */
 ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);

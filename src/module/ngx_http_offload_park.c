@@ -131,12 +131,14 @@ ngx_http_offload_place(ngx_http_offload_rt_t *rt)
 /*
  * Sets the request aside until the completion of that job's record arrives,
  * `timeout` is over or the client is gone.  The caller has published nothing
- * yet; the token goes into its record.
+ * yet; the token goes into its record.  With `more`, the handler is first told
+ * that it is late, the request stays parked that much longer, and the handler
+ * may take it out by its token.
  */
 
 ngx_int_t
 ngx_http_offload_park(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
-    ngx_http_offload_wakened_pt handler, ngx_msec_t timeout,
+    ngx_http_offload_wakened_pt handler, ngx_msec_t timeout, ngx_msec_t more,
     const uint8_t id[ZONE_ID_SIZE], uint64_t *token)
 {
     ngx_http_cleanup_t         *cln;
@@ -159,6 +161,7 @@ ngx_http_offload_park(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
     parked->serial++;
     parked->request = r;
     parked->handler = handler;
+    parked->more = more;
     ngx_memcpy(parked->id, id, ZONE_ID_SIZE);
 
     cln->handler = ngx_http_offload_unpark_cleanup;
@@ -203,6 +206,19 @@ ngx_http_offload_unpark(ngx_http_offload_parked_t *parked)
 }
 
 
+void
+ngx_http_offload_unpark_token(ngx_http_offload_rt_t *rt, uint64_t token)
+{
+    ngx_http_offload_parked_t  *parked;
+
+    parked = rt->parked[(uint32_t) token - 1];
+
+    if (parked->request && parked->serial == token >> 32) {
+        ngx_http_offload_unpark(parked);
+    }
+}
+
+
 /* The client went away first, or what was parked for did not happen. */
 
 static void
@@ -229,9 +245,17 @@ ngx_http_offload_park_timeout(ngx_event_t *ev)
     c = r->connection;
     handler = parked->handler;
 
-    ngx_http_offload_unpark(parked);
+    if (parked->more) {
+        ngx_add_timer(ev, parked->more);
+        parked->more = 0;
 
-    handler(r, NGX_HTTP_OFFLOAD_TIMEOUT);
+        handler(r, NGX_HTTP_OFFLOAD_LATE);
+
+    } else {
+        ngx_http_offload_unpark(parked);
+
+        handler(r, NGX_HTTP_OFFLOAD_TIMEOUT);
+    }
 
     ngx_http_run_posted_requests(c);
 }

@@ -535,7 +535,7 @@ ngx_http_offload_cancel(ngx_http_request_t *r, ngx_http_offload_job_t *job)
     }
 
     rc = ngx_http_offload_park(r, rt, ngx_http_offload_canceled,
-                               NGX_HTTP_OFFLOAD_CANCEL_TIMEOUT, job->id,
+                               NGX_HTTP_OFFLOAD_CANCEL_TIMEOUT, 0, job->id,
                                &token);
 
     if (rc == NGX_BUSY) {

@@ -6,9 +6,9 @@
  *      read            NONE -> TAKEN
  *      commit
  *      claim           TAKEN -> COMMITTED, and only then the job is scheduled
- *                      TAKEN -> WITHDRAWN, by nginx: the 503 is on its way,
- *                      and the job leaves the store again, before the record
- *                      leaves the ring
+ *                      TAKEN -> WITHDRAWN, by nginx, which goes on waiting:
+ *                      the job leaves the store again, before the record
+ *                      leaves the ring, and then nginx is told
  *
  * A kill anywhere in between leaves the record where it is.  The next
  * offloadd finds it in claims_recover(), before anything is scheduled: what
@@ -140,6 +140,8 @@ claims_committed(struct store *s)
         return 0;
     }
 
+    memset(&e, 0, sizeof(e));
+
     ZONE_FAILPOINT("claim.remove.begin");
 
     while (claims_remove(s, &e) != 0) {
@@ -161,14 +163,15 @@ claims_committed(struct store *s)
 
 /*
  * What cannot be stored now nobody shall wait for.  The records stay: their
- * jobs may be in the store, after a commit that failed on its last page, and
- * are removed from it when it can be written again.
+ * jobs may be in the store, after a commit that failed on its last page.
+ * Those are removed from it when it can be written again, and only then is
+ * nginx told: a 503 now would be a lie if the zone were lost before that.
  */
 
 void
-claims_refuse(struct store *s, uint32_t result)
+claims_refuse(struct store *s, uint32_t result, int uncertain)
 {
-    uint32_t                i;
+    uint32_t                i, claim;
     struct zone_error       e;
     struct zone_record     *rec;
     struct zone_consumer    c;
@@ -185,11 +188,16 @@ claims_refuse(struct store *s, uint32_t result)
 
         while (zone_sq_peek(&c, &rec, &e) == 1) {
 
-            if (!claim_waited_for(rec)
-                || atomic_load(&rec->claim) == ZONE_CLAIM_WITHDRAWN
+            claim = atomic_load(&rec->claim);
+
+            if (!claim_waited_for(rec) || claim == ZONE_CLAIM_WITHDRAWN
                 || !zone_claim_withdraw(rec))
             {
                 continue;
+            }
+
+            if (uncertain && claim == ZONE_CLAIM_TAKEN) {
+                continue;                       /* answered when removed */
             }
 
             ZONE_FAILPOINT("claim.refused");

@@ -207,7 +207,7 @@ drain_full(struct store *s, int full)
         atomic_fetch_or(&w->refusing, ZONE_REFUSING_FULL);
 
         if (s->durable) {
-            claims_refuse(s, ZONE_NO_ROOM);
+            claims_refuse(s, ZONE_NO_ROOM, 0);
         }
 
         return;

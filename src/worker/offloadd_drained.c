@@ -169,11 +169,13 @@ drain_item_done(struct store *s, struct store_batch *b,
         break;
     }
 
-    if (item->record.token != 0 && item->kind != DRAIN_WITHDRAWN) {
+    if (item->record.token != 0) {
         memset(&c, 0, sizeof(c));
         c.token = item->record.token;
         c.type = item->record.type;
-        c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED : ZONE_DONE;
+        c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED
+                   : item->kind == DRAIN_WITHDRAWN ? ZONE_NOT_FOUND
+                                                   : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
         answer_post(s, item->lane, &c);
     }

@@ -52,6 +52,7 @@ int
 lmdb_fail(struct engine_error *e, int rc, const char *what)
 {
     e->err = rc;
+    e->uncertain = 0;
     (void) snprintf(e->text, sizeof(e->text), "%.256s: %s", what,
                     mdb_strerror(rc));
     return -1;
@@ -362,6 +363,24 @@ lmdb_abort(void *self)
 }
 
 
+/* LMDB gives the environment up when it could not write its root for sure. */
+
+static int
+lmdb_panics(struct lmdb *m)
+{
+    int       rc;
+    MDB_txn  *txn;
+
+    rc = mdb_txn_begin(m->env, NULL, MDB_RDONLY, &txn);
+
+    if (rc == 0) {
+        mdb_txn_abort(txn);
+    }
+
+    return rc == MDB_PANIC;
+}
+
+
 static int
 lmdb_commit(void *self, struct engine_error *e)
 {
@@ -392,7 +411,9 @@ lmdb_commit(void *self, struct engine_error *e)
     m->unsure = rc != 0;
 
     if (rc) {
-        return lmdb_fail(e, rc, "the store's commit");
+        (void) lmdb_fail(e, rc, "the store's commit");
+        e->uncertain = lmdb_panics(m);
+        return -1;
     }
 
     m->next_seq = m->txn_next_seq;
@@ -404,37 +425,6 @@ lmdb_commit(void *self, struct engine_error *e)
     }
 
     m->ndoomed = 0;
-
-    return 0;
-}
-
-
-int
-lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
-    uint32_t attempt, struct engine_error *e)
-{
-    uint32_t             cap;
-    struct lmdb_doomed  *p;
-
-    if (m->ndoomed == m->doomed_cap) {
-        cap = m->doomed_cap ? m->doomed_cap * 2 : 64;
-
-        p = realloc(m->doomed, cap * sizeof(*p));
-        if (p == NULL) {
-            return lmdb_fail(e, ENOMEM, "the store");
-        }
-
-        m->doomed = p;
-        m->doomed_cap = cap;
-    }
-
-    m->doomed[m->ndoomed].dir = dir;
-    m->doomed[m->ndoomed].attempt = attempt;
-    memcpy(m->doomed[m->ndoomed++].id, id, ZONE_ID_SIZE);
-
-    if (ZONE_MUTANT("store.unlink-last")) {
-        files_unlink(m->policy->store, dir, id, attempt);
-    }
 
     return 0;
 }

@@ -7,6 +7,8 @@
 
 #include "offloadd_lmdb.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 
@@ -341,4 +343,37 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
     lmdb_seq_key(&key, &seq);
 
     return lmdb_del(m, LMDB_JOBS, &key, e);
+}
+
+
+/* A file that goes when the transaction is committed. */
+
+int
+lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
+    uint32_t attempt, struct engine_error *e)
+{
+    uint32_t             cap;
+    struct lmdb_doomed  *p;
+
+    if (m->ndoomed == m->doomed_cap) {
+        cap = m->doomed_cap ? m->doomed_cap * 2 : 64;
+
+        p = realloc(m->doomed, cap * sizeof(*p));
+        if (p == NULL) {
+            return lmdb_fail(e, ENOMEM, "the store");
+        }
+
+        m->doomed = p;
+        m->doomed_cap = cap;
+    }
+
+    m->doomed[m->ndoomed].dir = dir;
+    m->doomed[m->ndoomed].attempt = attempt;
+    memcpy(m->doomed[m->ndoomed++].id, id, ZONE_ID_SIZE);
+
+    if (ZONE_MUTANT("store.unlink-last")) {
+        files_unlink(m->policy->store, dir, id, attempt);
+    }
+
+    return 0;
 }

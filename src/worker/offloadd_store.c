@@ -86,14 +86,14 @@ store_round(struct store *s)
 
     b = calloc(1, sizeof(*b));
     if (b == NULL) {
+        memset(&e, 0, sizeof(e));
         e.err = ENOMEM;
         (void) snprintf(e.text, sizeof(e.text), "no memory for a batch");
         store_failed(s, &e);
         return 0;
     }
 
-    e.err = 0;
-    e.text[0] = '\0';
+    memset(&e, 0, sizeof(e));
 
     started = mono_us();
     rc = s->engine->begin(s->self, &e);
@@ -449,7 +449,7 @@ store_failed(struct store *s, const struct engine_error *e)
     atomic_fetch_or(&s->daemon->zone.worker->refusing, ZONE_REFUSING_FAILED);
 
     if (s->durable) {
-        claims_refuse(s, ZONE_FAILED);
+        claims_refuse(s, ZONE_FAILED, e->uncertain);
     }
 }
 

@@ -92,6 +92,8 @@ struct store_batch {
 
 struct engine_error {
     int   err;                                  /* errno or the engine's */
+    int   uncertain;                            /* commit: it may have been
+                                                   written all the same */
     char  text[384];
 };
 
@@ -303,7 +305,7 @@ void drain_look(struct store *s);
 int claim_withdrawn(struct store *s, const struct zone_record *rec,
     struct engine_error *e);
 int claims_committed(struct store *s);
-void claims_refuse(struct store *s, uint32_t result);
+void claims_refuse(struct store *s, uint32_t result, int uncertain);
 /* Main thread, before jobs are scheduled. */
 int claims_recover(struct store *s, struct engine_error *e);
 

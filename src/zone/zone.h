@@ -467,6 +467,9 @@ int zone_claim_withdraw(struct zone_record *rec);   /* gives up on it */
 
 enum zone_withdraw {
     ZONE_WITHDRAWN = 0,                         /* it will never run */
+    ZONE_WITHDRAW_PENDING,                      /* nor this, once offloadd has
+                                                   removed it: it may be in
+                                                   the store this moment */
     ZONE_WITHDRAW_COMMITTED,                    /* too late: it is stored */
     ZONE_WITHDRAW_CONSUMED                      /* gone from the ring: the
                                                    store knows */

@@ -286,6 +286,8 @@ int
 zone_sq_withdraw(struct zone_producer *p, struct zone_record *rec,
     uint64_t end)
 {
+    uint32_t  none;
+
     if ((int64_t) (zone_load_acquire(&p->lane->sq_head) - end) >= 0
         && !ZONE_MUTANT("withdraw.head"))
     {
@@ -294,13 +296,28 @@ zone_sq_withdraw(struct zone_producer *p, struct zone_record *rec,
 
     ZONE_FAILPOINT("sq.withdraw.before");
 
-    if (!ZONE_MUTANT("withdraw.claim") && !zone_claim_withdraw(rec)) {
+    if (ZONE_MUTANT("withdraw.claim")) {
+        return ZONE_WITHDRAWN;
+    }
+
+    /* one that nobody has taken is in no store, whatever dies now */
+
+    none = ZONE_CLAIM_NONE;
+
+    if (atomic_compare_exchange_strong(&rec->claim, &none,
+                                       ZONE_CLAIM_WITHDRAWN))
+    {
+        ZONE_FAILPOINT("sq.withdraw.done");
+        return ZONE_WITHDRAWN;
+    }
+
+    if (!zone_claim_withdraw(rec)) {
         return ZONE_WITHDRAW_COMMITTED;
     }
 
-    ZONE_FAILPOINT("sq.withdraw.done");
+    ZONE_FAILPOINT("sq.withdraw.pending");
 
-    return ZONE_WITHDRAWN;
+    return ZONE_WITHDRAW_PENDING;
 }
 
 

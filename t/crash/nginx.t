@@ -46,11 +46,30 @@ sub while_stopped {
 }
 
 
+# One that is withdrawn while offloadd has it in its hands.
+
+sub while_taken {
+    my ($n, $pid, $probe) = @_;
+
+    Crash::stop($$pid);
+    $$pid = $n->by_hand('claim.commit.before:1s');
+
+    my $job = Crash::send_job($n, $probe, at => '/soon');
+
+    Crash::answer($job);
+    kill 'CONT', $$pid;
+
+    return $job;
+}
+
+
 sub victim {
     my ($n, $pid, $probe) = @_;
 
+    return while_taken($n, $pid, $probe) if $probe eq 'taken';
+
     return $probe eq 'cancel' ? Crash::send_cancel($n)
-           : $probe eq 'stopped' ? while_stopped($n, $pid, $probe)
+           : $probe eq 'stopped' ? while_stopped($n, $$pid, $probe)
            : until_broken($n, $probe);
 }
 
@@ -68,7 +87,7 @@ for my $mode ('memory', 'disk') {
         ok $n->reload, 'workers that will die there';
 
         my ($worker) = $n->workers;
-        my ($victim, @before) = victim($n, $pid, $row->{probe});
+        my ($victim, @before) = victim($n, \$pid, $row->{probe});
 
         ok Offload::wait_until(20, sub {
             !Offload::alive($worker) && $n->workers }),

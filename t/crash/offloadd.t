@@ -103,16 +103,18 @@ sub late {
     my ($n, $row) = @_;
     my $pid = $n->by_hand($row->{place});
     my $job = Crash::send_job($n, $row->{probe}, at => '/soon');
+    my $gone = $row->{late} eq 'gone';
+    my $client = $gone ? 'broken' : $row->{late};
 
     Crash::died($pid, $row->{place});
-    is Crash::answer($job), $row->{late}, "who does not wait: $row->{late}";
+    is Crash::answer($job), $client, "who does not wait: $client";
 
     my $later = Crash::send_job($n, 'small');
 
     $pid = $n->by_hand;
-    Crash::verdict($row->{late} == 202 ? 'and its job is done'
-                                       : 'and its job is not run',
-                   { %$row, client => $row->{late} }, $job);
+    Crash::verdict($gone ? 'and its job is not run' : 'and its job is done',
+                   { %$row, client => $client,
+                     $gone ? (job => 'absent') : () }, $job);
     Crash::afterwards($later);
 
     return $pid;

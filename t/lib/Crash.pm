@@ -25,18 +25,19 @@ use Test::More;
 # client       what its client sees when the dead one is back at once;
 #              of `cancel`: what who asked for the cancellation sees
 # late         (disk) the same when it stays away for longer than
-#              offload_accept_timeout; `-`: the client has its answer by then
+#              offload_accept_timeout; `-`: the client has its answer by then;
+#              `gone`: no answer, and no job
 # job          what becomes of it in the end, unless the client saw a 503
 # times        the attempts that its document may show in the end
 
 my $TABLE = <<'EOT';
 # place                     role      mode probe     client  late job      times
-drain.taken                 offloadd  md   small     202     503  completed 1
-files.synced                offloadd  d    spool     202     503  completed 1
+drain.taken                 offloadd  md   small     202     gone completed 1
+files.synced                offloadd  d    spool     202     gone completed 1
 files.synced                offloadd  d    blob      202     -    completed 2
-drain.before-commit         offloadd  md   small     202     503  completed 1
-store.before-commit         offloadd  md   small     202     503  completed 1
-claim.commit.before         offloadd  d    small     202     503  completed 1-2
+drain.before-commit         offloadd  md   small     202     gone completed 1
+store.before-commit         offloadd  md   small     202     gone completed 1
+claim.commit.before         offloadd  d    small     202     gone completed 1-2
 claim.committed             offloadd  d    spool     202     202  completed 1-2
 drain.after-commit          offloadd  md   small     202     202  completed 1-2
 drain.after-slots           offloadd  md   small     202     202  completed 1-2
@@ -71,11 +72,11 @@ recover.claims              offloadd  md   running   202     -    completed 2
 claim.recover.before-commit offloadd  md   running   202     -    completed 2
 recover.jobs                offloadd  md   running   202     -    completed 2
 recover.slots               offloadd  md   running   202     -    completed 2
-claim.remove.begin          withdrawn d    small     503     -    absent    -
-claim.remove.before-commit  withdrawn d    small     503     -    absent    -
-claim.recover.before-commit withdrawn d    small     503     -    absent    -
-recover.claims              withdrawn d    small     503     -    absent    -
-claim.refused               full      d    large     503     -    absent    -
+claim.remove.begin          withdrawn d    small     broken  -    absent    -
+claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
+claim.recover.before-commit withdrawn d    small     broken  -    absent    -
+recover.claims              withdrawn d    small     broken  -    absent    -
+claim.refused               full      d    large     503|broken -    absent    -
 slot.fill.before            nginx     md   small     broken  -    absent    -
 slot.put.mid                nginx     md   small     broken  -    absent    -
 slot.put.copied             nginx     md   small     broken  -    absent    -
@@ -92,6 +93,7 @@ cq.pop.mid                  nginx     m    cancel    broken  -    canceled  1
 cq.pop.mid                  nginx     d    small     broken  -    completed 1
 sq.withdraw.before          nginx     d    stopped   broken  -    completed 1
 sq.withdraw.done            nginx     d    stopped   broken  -    absent    -
+sq.withdraw.pending         nginx     d    taken     broken  -    absent    -
 lane.repair.undone          repair    md   small     broken  -    absent    -
 lane.repair.walked          repair    md   small     broken  -    absent    -
 lane.repair.freed           repair    md   small     broken  -    absent    -
@@ -278,6 +280,7 @@ my %PROBE = (
     running => { size => 200, query => 'gate=' },
     cancel  => { size => 200, query => 'gate=' },
     stopped => { size => 200 },
+    taken   => { size => 200 },
 );
 
 my $serial = 0;

@@ -193,23 +193,7 @@ sub _power {
     my ($self, $chance) = @_;
 
     return $self->_kill_all($chance, sub {
-        push @{ $self->{power} }, time;
         File::Path::remove_tree($self->{nginx}{zone_dir}) });
-}
-
-
-# Told 503 by nginx alone, which withdrew the record, and then the zone was
-# lost with the withdrawal in it before offloadd could act on it: if it had
-# committed the job by then, nothing is left that says not to run it.
-
-sub unsure {
-    my ($self, @jobs) = @_;
-
-    return grep {
-        my $at = $_->{withdrawn};
-
-        $at && grep { $_ > $at - 1 && $_ < $at + 5 } @{ $self->{power} // [] }
-    } @jobs;
 }
 
 
@@ -357,7 +341,6 @@ sub _submit {
                                        . "/$serial?$query", body => $body);
 
     $job->{seen} = !$r ? 'unsent' : $r->{error} ? 'broken' : $r->{status};
-    $job->{withdrawn} = time if $r && $r->{body} =~ /:not-stored"/;
 
     my $accepted = $r && !$r->{error} && Offload::job($r) or return;
 
@@ -506,8 +489,7 @@ sub _wrong_sightings {
         push @wrong, "$what: torn: $_->{length} bytes"
             if $_->{sha} ne $job->{sha};
         push @wrong, "$what: run after $job->{seen}"
-            if $job->{seen} ne 'broken' && $job->{seen} ne '202'
-               && !$self->unsure($job);
+            if $job->{seen} ne 'broken' && $job->{seen} ne '202';
         push @wrong, "$what: run as $job->{id} too"
             if ($job->{id} //= $id) ne $id;
         push @wrong, "$what: run after it was canceled"
@@ -586,8 +568,6 @@ sub summary {
         $sum{'attempted again'}++ if ($_->{attempts} // 0) > 1;
         $sum{'unknown to its client'}++ if $_->{seen} ne '202' && $_->{id};
     }
-
-    $sum{unsure} = grep { !$_->{id} } $self->unsure(@{ $self->{jobs} });
 
     return \%sum;
 }
