@@ -69,7 +69,8 @@ for my $mode ('memory', 'disk') {
 
     my $more = $n->counters->{accepted} - $sum->{known};
 
-    is $more, 0, "$mode: as many were accepted as are known";
+    ok $more >= 0 && $more <= ($sum->{unheard} // 0),
+        "$mode: as many were accepted as are known" or diag "$more more";
 
     my $found = `$tool $n->{zone_dir}/zone.v1 2>&1`;
 

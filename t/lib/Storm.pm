@@ -563,6 +563,10 @@ sub summary {
     for (@{ $self->{jobs} }) {
         $sum{submitted}++;
         $sum{known}++ if $_->{id};
+
+        # begun in the store, killed before it was sent: lost, and unheard of
+        $sum{unheard}++ if !$_->{id} && $_->{kind} eq 'once'
+                           && $_->{seen} eq 'broken';
         $sum{"answer $_->{seen}"}++;
         $sum{join ' ', $_->{final}, $_->{code} // ()}++ if $_->{final};
         $sum{'attempted again'}++ if ($_->{attempts} // 0) > 1;
