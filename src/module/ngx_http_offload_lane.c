@@ -424,6 +424,7 @@ ngx_http_offload_rt_tick(ngx_event_t *ev)
 
         /* long connections may hold this process for hours, not its lane */
 
+        ngx_http_offload_wait_close(rt);
         ngx_http_offload_rt_leave(rt);
         return;
     }

@@ -11,6 +11,8 @@
  *   _spawn.c     starting and supervising offloadd
  *   _lane.c      a worker process's end of a zone: lane, wake-up
  *   _park.c      requests that wait for offloadd
+ *   _wait.c      requests that wait for a job to change
+ *   _prefer.c    Prefer: wait=, respond-async
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
  *   _durable.c   durability=disk: the 202 waits for the commit
  *   _record.c    a request as the payload of a record
@@ -67,7 +69,8 @@
 #define NGX_HTTP_OFFLOAD_WORKER_OFF     1
 
 
-typedef struct ngx_http_offload_rt_s  ngx_http_offload_rt_t;
+typedef struct ngx_http_offload_rt_s    ngx_http_offload_rt_t;
+typedef struct ngx_http_offload_wait_s  ngx_http_offload_wait_t;
 
 
 /* offload_zone */
@@ -138,6 +141,8 @@ typedef struct {
     ngx_uint_t                  delivery;
     time_t                      timeout;    /* of one attempt */
     ngx_msec_t                  accept_timeout;
+    ngx_msec_t                  wait;       /* before the 202 */
+    ngx_msec_t                  wait_max;   /* what clients may ask for */
     size_t                      body_buffer;
     ngx_uint_t                  body_buffer_default;
 
@@ -175,6 +180,8 @@ typedef struct {
     uint32_t                    lane;
     uint64_t                    token;
     ngx_str_t                   answer;
+
+    ngx_http_offload_wait_t    *wait;
 
     /* of a replay */
     ngx_uint_t                  replay;
@@ -268,6 +275,7 @@ struct ngx_http_offload_parked_s {
 
 
 #define NGX_HTTP_OFFLOAD_TIMEOUT      1000  /* beside zone_completion_result */
+#define NGX_HTTP_OFFLOAD_CLOSING      1001  /* this process leaves */
 #define NGX_HTTP_OFFLOAD_LATE         1002  /* its time is over, it stays */
 
 #define NGX_HTTP_OFFLOAD_NO_LANE      ((uint32_t) -1)
@@ -302,6 +310,33 @@ struct ngx_http_offload_rt_s {
 
     void                       *store;      /* ngx_http_offload_store_t */
 };
+
+
+/* A request that waits for a job to change. */
+
+typedef void (*ngx_http_offload_waited_pt)(ngx_http_request_t *r,
+    ngx_int_t rc, ngx_http_offload_job_t *job, ngx_int_t result);
+
+struct ngx_http_offload_wait_s {
+    ngx_http_request_t         *request;
+    ngx_http_offload_zone_t    *zone;
+    ngx_http_offload_job_t      seen;
+    uint64_t                    head;       /* of the queue, as seen */
+    uint64_t                    token;
+    ngx_msec_t                  deadline;
+    ngx_uint_t                  flags;      /* ZONE_WATCH_* */
+    ngx_uint_t                  counted;
+    ngx_http_offload_waited_pt  handler;
+};
+
+
+/* RFC 7240 */
+
+typedef struct {
+    ngx_uint_t                  respond_async;
+    ngx_uint_t                  wait_set;
+    ngx_uint_t                  wait;       /* seconds */
+} ngx_http_offload_prefer_t;
 
 
 /* A reason to refuse, RFC 9457.  Texts are ours: JSON without escapes. */
@@ -371,6 +406,18 @@ ngx_int_t ngx_http_offload_park(ngx_http_request_t *r,
     uint64_t *token);
 void ngx_http_offload_unpark_token(ngx_http_offload_rt_t *rt, uint64_t token);
 
+void ngx_http_offload_unpark(ngx_http_offload_parked_t *parked);
+
+/* _wait.c, _prefer.c */
+ngx_int_t ngx_http_offload_wait(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *seen,
+    ngx_uint_t flags, ngx_msec_t msec, ngx_http_offload_waited_pt handler);
+void ngx_http_offload_wait_close(ngx_http_offload_rt_t *rt);
+void ngx_http_offload_prefer(ngx_http_request_t *r,
+    ngx_http_offload_prefer_t *prefer);
+ngx_int_t ngx_http_offload_preference_applied(ngx_http_request_t *r,
+    ngx_uint_t wait);
+
 /* _accept.c */
 ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_refuse(ngx_http_request_t *r,
@@ -417,6 +464,9 @@ ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx);
 
 /* _status.c */
+ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job);
 ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
 
 /* _status_zone.c */

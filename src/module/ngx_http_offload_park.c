@@ -10,7 +10,6 @@
 #include "ngx_http_offload_module.h"
 
 
-static void ngx_http_offload_unpark(ngx_http_offload_parked_t *parked);
 static void ngx_http_offload_unpark_cleanup(void *data);
 static void ngx_http_offload_park_timeout(ngx_event_t *ev);
 
@@ -55,7 +54,9 @@ ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt)
             c = r->connection;
             handler = parked->handler;
 
-            ngx_http_offload_unpark(parked);
+            if (completion.result != ZONE_ARMED) {
+                ngx_http_offload_unpark(parked);
+            }
 
             handler(r, completion.result);
 
@@ -179,7 +180,7 @@ ngx_http_offload_park(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
 }
 
 
-static void
+void
 ngx_http_offload_unpark(ngx_http_offload_parked_t *parked)
 {
     ngx_http_cleanup_t     *cln;

@@ -14,9 +14,6 @@
 
 static ngx_int_t ngx_http_offload_parse(ngx_http_request_t *r,
     uint8_t id[ZONE_ID_SIZE], ngx_uint_t *result);
-static ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
-    ngx_http_offload_job_t *job);
 static ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r,
     ngx_int_t rc);
 static ngx_int_t ngx_http_offload_document(ngx_http_request_t *r,
@@ -34,6 +31,10 @@ static ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 static void ngx_http_offload_canceled(ngx_http_request_t *r,
     ngx_int_t result);
+static ngx_int_t ngx_http_offload_long_poll(ngx_http_request_t *r,
+    ngx_http_offload_job_t *job);
+static void ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
+    ngx_http_offload_job_t *job, ngx_int_t result);
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_no_url = {
@@ -121,8 +122,84 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
         return ngx_http_offload_cancel(r, &job);
     }
 
-    return result ? ngx_http_offload_result(r, &job)
-                  : ngx_http_offload_document(r, &job);
+    if (result) {
+        return ngx_http_offload_result(r, &job);
+    }
+
+    rc = ngx_http_offload_long_poll(r, &job);
+
+    return rc == NGX_DECLINED ? ngx_http_offload_document(r, &job) : rc;
+}
+
+
+/*
+ * "Prefer: wait=N" (RFC 7240, 4.3) or "?wait=N": the document is sent when it
+ * has changed, or after N seconds as it is.  NGX_DECLINED: no waiting.
+ */
+
+static ngx_int_t
+ngx_http_offload_long_poll(ngx_http_request_t *r, ngx_http_offload_job_t *job)
+{
+    ngx_int_t                     rc;
+    ngx_str_t                     arg;
+    ngx_msec_t                    wait;
+    ngx_http_offload_prefer_t     prefer;
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    ngx_http_offload_prefer(r, &prefer);
+
+    wait = prefer.wait_set ? prefer.wait * 1000 : 0;
+
+    if (ngx_http_arg(r, (u_char *) "wait", 4, &arg) == NGX_OK) {
+        rc = ngx_atoi(arg.data, arg.len);
+
+        if (rc != NGX_ERROR) {
+            wait = ngx_min(rc, 24 * 60 * 60) * 1000;
+        }
+    }
+
+    if (wait == 0 || (job->state != STORE_QUEUED
+                      && job->state != STORE_RUNNING))
+    {
+        return NGX_DECLINED;
+    }
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+    wait = ngx_min(wait, olcf->wait_max);
+
+    if (prefer.wait_set
+        && ngx_http_offload_preference_applied(r, wait / 1000) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    rc = ngx_http_offload_wait(r, olcf->status, job, 0, wait,
+                               ngx_http_offload_polled);
+
+    if (rc == NGX_OK) {
+        return NGX_DONE;
+    }
+
+    return rc == NGX_DECLINED ? rc : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+
+static void
+ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
+    ngx_http_offload_job_t *job, ngx_int_t result)
+{
+    if (rc != NGX_OK) {
+        rc = ngx_http_offload_missing(r, rc);
+
+    } else if (job->state == STORE_EXPIRED) {
+        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_gone);
+
+    } else {
+        rc = ngx_http_offload_document(r, job);
+    }
+
+    ngx_http_finalize_request(r, rc);
 }
 
 
@@ -175,7 +252,7 @@ ngx_http_offload_parse(ngx_http_request_t *r, uint8_t id[ZONE_ID_SIZE],
  * order: a slot is given up only after the store has what it said.
  */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
     uint8_t id[ZONE_ID_SIZE], ngx_http_offload_job_t *job)
 {

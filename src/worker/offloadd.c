@@ -258,6 +258,7 @@ stop(struct offloadd *d)
     replay_free_handles(d);
     loop_free(d);
     sched_free(&d->sched);
+    watch_free(&d->watches);
     free(d->store.lanes);
     free(d->store.items);
     free(d->store.rings);

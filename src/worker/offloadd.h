@@ -42,6 +42,7 @@
  *      offloadd_recover.c   what a dead worker left
  *      offloadd_jobs.c      jobs in memory: table, lists, heaps
  *      offloadd_sched.c     whose turn it is
+ *      offloadd_watch.c     requests in nginx that wait for a job to change
  *      offloadd_attempt.c   the life of one attempt, what its end means
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
@@ -325,6 +326,32 @@ void sched_write_slot(struct offloadd *d, uint32_t job, uint32_t state,
     const struct store_job *row);
 
 
+/* offloadd_watch.c (loop thread) */
+
+struct watch {
+    struct watch  *next;
+    uint64_t       seq;
+    uint64_t       token;
+    uint64_t       until_ms;                    /* mono */
+    uint64_t       head_seq;                    /* when it began */
+    uint32_t       lane;
+    uint32_t       flags;                       /* ZONE_WATCH_* */
+    uint8_t        id[ZONE_ID_SIZE];
+};
+
+struct watches {
+    struct watch  **hash;                       /* by seq */
+    uint32_t        size;                       /* power of two */
+    uint32_t        count;
+    uint64_t        head_seq;                   /* at the last tick */
+};
+
+void watch_add(struct offloadd *d, const struct store_event *ev);
+void watch_changed(struct offloadd *d, uint64_t seq, int settled);
+void watch_tick(struct offloadd *d);
+void watch_free(struct watches *w);
+
+
 /* offloadd_result.c: one answer */
 
 #define RESULT_HEADERS_MAX    (64u * 1024)
@@ -508,6 +535,9 @@ int loop_init(struct offloadd *d);
 int loop_run(struct offloadd *d);               /* the exit code */
 void loop_free(struct offloadd *d);
 void loop_submit(struct offloadd *d, struct store_op *op);
+/* By way of the store thread: after what was submitted before. */
+void loop_answer(struct offloadd *d, uint32_t lane,
+    const struct zone_completion *c);
 int loop_held(struct offloadd *d);              /* looks now */
 void loop_fatal(struct offloadd *d);            /* hand back, exit 1 */
 
@@ -541,6 +571,7 @@ struct offloadd {
     int              store_lock;
     struct store     store;
     struct sched     sched;
+    struct watches   watches;
     struct attempts  attempts;
     struct loop      loop;
 };

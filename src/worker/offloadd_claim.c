@@ -222,13 +222,14 @@ static int
 claim_recover(struct store *s, struct zone_record *rec,
     struct engine_error *e)
 {
-    int  known;
+    int       known;
+    uint64_t  seq;
 
     if (!claim_waited_for(rec)) {
         return 0;
     }
 
-    known = s->engine->knows(s->self, rec->id, e);
+    known = s->engine->knows(s->self, rec->id, &seq, e);
 
     if (known == -1) {
         return -1;

@@ -29,7 +29,7 @@ static int drain_record(struct store *s, uint32_t lane,
     struct zone_record *rec, struct engine_error *e);
 static int drain_job(struct store *s, struct drain_item *item,
     const struct zone_record *rec, struct engine_error *e);
-static int drain_cancels(struct store *s, struct engine_error *e);
+static int drain_requests(struct store *s, struct engine_error *e);
 
 
 int
@@ -275,7 +275,7 @@ drain_read(struct store *s, uint32_t max, struct engine_error *e)
 
     s->first_lane++;
 
-    if (drain_cancels(s, e) == -1) {
+    if (drain_requests(s, e) == -1) {
         return -1;
     }
 
@@ -313,8 +313,9 @@ drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
     item->at = rec;
     item->lane = lane;
 
-    if (rec->type == ZONE_RECORD_CANCEL) {
-        item->kind = DRAIN_CANCEL;
+    if (rec->type != ZONE_RECORD_JOB) {
+        item->kind = rec->type == ZONE_RECORD_CANCEL ? DRAIN_CANCEL
+                                                     : DRAIN_WATCH;
         return 0;
     }
 
@@ -465,7 +466,7 @@ drain_job(struct store *s, struct drain_item *item,
 
 
 /*
- * A cancel's job may still be in the ring of another lane, the one its id
+ * A cancel's (or a watch's) job may still be in the ring of another lane, the one its id
  * names: that ring is first read up to where it ends now, which is after the
  * cancel was read.
  */
@@ -504,16 +505,49 @@ drain_left(struct store *s, uint32_t lane)
 
 
 static int
-drain_cancels(struct store *s, struct engine_error *e)
+drain_cancel(struct store *s, struct drain_item *item, uint32_t lane,
+    struct engine_error *e)
 {
     int                   rc;
-    uint32_t              i, lane, slot;
-    struct drain_item    *item;
     struct engine_cancel  c;
+
+    memset(&c, 0, sizeof(c));
+    c.id = item->record.id;
+    c.now_ms = clock_ms();
+    c.ttl_ms = atomic_load(&s->ttl_ms);
+
+    ZONE_FAILPOINT("cancel.before-commit");
+
+    rc = s->engine->cancel(s->self, &c, e);
+    if (rc == -1) {
+        return -1;
+    }
+
+    item->seq = c.seq;
+    item->result = rc == ENGINE_NOT_FOUND ? ZONE_NOT_FOUND : ZONE_DONE;
+
+    if (rc == ENGINE_NOT_FOUND && s->full
+        && lane < s->daemon->zone.geo.lanes && drain_left(s, lane))
+    {
+        item->result = ZONE_FAILED;             /* it may be in the ring */
+    }
+
+    return 0;
+}
+
+
+/* Cancels and watches, when all that may come before them has been read. */
+
+static int
+drain_requests(struct store *s, struct engine_error *e)
+{
+    int                 rc;
+    uint32_t            i, lane, slot;
+    struct drain_item  *item;
 
     for (i = 0; i < s->nitems; i++) {
 
-        if (s->items[i].kind != DRAIN_CANCEL) {
+        if (s->items[i].record.type == ZONE_RECORD_JOB) {
             continue;
         }
 
@@ -526,25 +560,19 @@ drain_cancels(struct store *s, struct engine_error *e)
 
         item = &s->items[i];                    /* the array may have moved */
 
-        memset(&c, 0, sizeof(c));
-        c.id = item->record.id;
-        c.now_ms = clock_ms();
-        c.ttl_ms = atomic_load(&s->ttl_ms);
+        if (item->kind == DRAIN_CANCEL) {
+            rc = drain_cancel(s, item, lane, e);
 
-        ZONE_FAILPOINT("cancel.before-commit");
+        } else {
+            rc = s->engine->knows(s->self, item->record.id, &item->seq, e);
 
-        rc = s->engine->cancel(s->self, &c, e);
-        if (rc == -1) {
-            return -1;
+            if (rc == 0) {
+                item->seq = 0;
+            }
         }
 
-        item->seq = c.seq;
-        item->result = rc == ENGINE_NOT_FOUND ? ZONE_NOT_FOUND : ZONE_DONE;
-
-        if (rc == ENGINE_NOT_FOUND && s->full
-            && lane < s->daemon->zone.geo.lanes && drain_left(s, lane))
-        {
-            item->result = ZONE_FAILED;         /* it may be in the ring */
+        if (rc == -1) {
+            return -1;
         }
     }
 

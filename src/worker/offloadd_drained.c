@@ -63,7 +63,7 @@ drain_owns_slot(struct store *s, const struct drain_item *item)
 {
     struct zone_slot  *slot;
 
-    if (item->kind == DRAIN_CANCEL) {
+    if (item->record.type != ZONE_RECORD_JOB) {
         return 0;
     }
 
@@ -99,18 +99,18 @@ drain_finish(struct store *s, struct store_batch *b)
 
     /*
      * What the loop has to know is written down before the heads move: the
-     * records are gone then.  Cancels come last: one from this lane may be
-     * read before its job is from another.
+     * records are gone then.  Cancels and watches come last: one from this
+     * lane may be read before its job is from another.
      */
 
     for (i = 0; i < s->nitems; i++) {
-        if (s->items[i].kind != DRAIN_CANCEL) {
+        if (s->items[i].record.type == ZONE_RECORD_JOB) {
             drain_item_done(s, b, &s->items[i]);
         }
     }
 
     for (i = 0; i < s->nitems; i++) {
-        if (s->items[i].kind == DRAIN_CANCEL) {
+        if (s->items[i].record.type != ZONE_RECORD_JOB) {
             drain_item_done(s, b, &s->items[i]);
         }
     }
@@ -148,6 +148,11 @@ drain_item_done(struct store *s, struct store_batch *b,
     case DRAIN_CANCEL:
         ev->type = STORE_EVENT_CANCEL;
         return;                                 /* answered by the loop */
+
+    case DRAIN_WATCH:
+        ev->type = STORE_EVENT_WATCH;
+        ev->watch = item->record.watch;
+        return;                                 /* likewise */
 
     case DRAIN_JOB:
         ev->type = STORE_EVENT_JOB;

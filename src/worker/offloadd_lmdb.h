@@ -83,7 +83,8 @@ int lmdb_settle(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_requeue(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e);
 int lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e);
-int lmdb_knows(void *self, const uint8_t *id, struct engine_error *e);
+int lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e);
 int lmdb_del(struct lmdb *m, enum lmdb_db db, MDB_val *key,
     struct engine_error *e);
 int lmdb_drop_result(struct lmdb *m, uint64_t seq,

@@ -562,12 +562,12 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
 
 
 int
-lmdb_knows(void *self, const uint8_t *id, struct engine_error *e)
+lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e)
 {
-    int       rc;
-    uint64_t  seq;
+    int  rc;
 
-    rc = lmdb_find(self, id, &seq, e);
+    rc = lmdb_find(self, id, seq, e);
 
     return rc == -1 ? -1 : rc == 0;
 }

@@ -144,6 +144,25 @@ loop_free(struct offloadd *d)
 }
 
 
+void
+loop_answer(struct offloadd *d, uint32_t lane,
+    const struct zone_completion *c)
+{
+    struct store_op  *op;
+
+    op = calloc(1, sizeof(*op));
+    if (op == NULL) {
+        return;                                 /* who waits has a timeout */
+    }
+
+    op->type = STORE_OP_ANSWER;
+    op->lane = lane;
+    op->answer = *c;
+
+    loop_submit(d, op);
+}
+
+
 /* Operations gather during a round and go to the store at its end. */
 
 void
@@ -294,6 +313,8 @@ loop_tick(struct offloadd *d)
 
     atomic_store_explicit(&d->zone.worker->beat_ms, clock_ms(),
                           memory_order_relaxed);
+
+    watch_tick(d);
 }
 
 

@@ -204,10 +204,10 @@ sched_known_job(struct offloadd *d, struct store_event *ev)
 static void
 sched_canceled(struct offloadd *d, struct store_event *ev)
 {
-    uint32_t          i;
-    struct job       *job;
-    struct log_line   l;
-    struct store_op  *op;
+    uint32_t                i;
+    struct job             *job;
+    struct log_line         l;
+    struct zone_completion  c;
 
     i = ev->seq ? job_find(&d->sched.table, ev->seq) : JOB_NONE;
 
@@ -235,19 +235,13 @@ sched_canceled(struct offloadd *d, struct store_event *ev)
 
     /* after the slot: who asked may look at once */
 
-    op = calloc(1, sizeof(*op));
-    if (op == NULL) {
-        return;                                 /* it will time out */
-    }
+    memset(&c, 0, sizeof(c));
+    c.token = ev->token;
+    c.type = ZONE_RECORD_CANCEL;
+    c.result = ev->result;
+    memcpy(c.id, ev->id, ZONE_ID_SIZE);
 
-    op->type = STORE_OP_ANSWER;
-    op->lane = ev->lane;
-    op->answer.token = ev->token;
-    op->answer.type = ZONE_RECORD_CANCEL;
-    op->answer.result = ev->result;
-    memcpy(op->answer.id, ev->id, ZONE_ID_SIZE);
-
-    loop_submit(d, op);
+    loop_answer(d, ev->lane, &c);
 }
 
 
@@ -266,6 +260,10 @@ sched_event(struct offloadd *d, struct store_event *ev)
 
     case STORE_EVENT_REJECT:
         sched_free_event_slot(d, ev);
+        break;
+
+    case STORE_EVENT_WATCH:
+        watch_add(d, ev);
         break;
 
     default:
@@ -445,6 +443,7 @@ void
 sched_forget(struct offloadd *d, uint32_t i)
 {
     sched_free_slot(d, i);
+    watch_changed(d, job_at(&d->sched.table, i)->seq, 1);
     queue_take(&d->sched.queue, &d->sched.table, i);
     job_remove(&d->sched.table, i);
 }
@@ -482,6 +481,7 @@ sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
     job = job_at(&d->sched.table, i);
 
     if (!job->has_slot) {
+        watch_changed(d, job->seq, 0);
         return;
     }
 
@@ -497,6 +497,8 @@ sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
 
     zone_id_hint(job->id, &lane, &slot);
     zone_slot_write(&d->zone, lane, slot, &copy, state);
+
+    watch_changed(d, job->seq, 0);
 }
 
 

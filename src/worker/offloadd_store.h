@@ -52,19 +52,21 @@ enum store_event_type {
     STORE_EVENT_JOB = 1,                        /* a new job */
     STORE_EVENT_SLOT,                           /* a known job's slot */
     STORE_EVENT_REJECT,                         /* its slot is to be freed */
-    STORE_EVENT_CANCEL                          /* canceled or discarded */
+    STORE_EVENT_CANCEL,                         /* canceled or discarded */
+    STORE_EVENT_WATCH
 };
 
 /* What the drain learned and the loop has to know. */
 struct store_event {
     uint32_t         type;
     uint32_t         lane;
-    uint32_t         slot;
+    uint32_t         slot;                      /* WATCH: seconds */
+    uint32_t         watch;                     /* WATCH: ZONE_WATCH_* */
     uint32_t         has_slot;                  /* JOB */
     uint32_t         active;                    /* SLOT: not settled */
     uint64_t         seq;                       /* CANCEL: 0: not active */
     uint8_t          id[ZONE_ID_SIZE];
-    uint64_t         token;                     /* CANCEL */
+    uint64_t         token;                     /* CANCEL, WATCH */
     uint32_t         result;                    /* CANCEL: ..._completion */
     struct attempt  *attempt;                   /* JOB: started at once */
 };
@@ -153,7 +155,8 @@ struct engine {
     int       (*withdraw)(void *self, const uint8_t *id,
                    struct engine_error *e);
     /* 1 if there is a job of that id, in the open transaction. */
-    int       (*knows)(void *self, const uint8_t *id, struct engine_error *e);
+    int       (*knows)(void *self, const uint8_t *id, uint64_t *seq,
+                   struct engine_error *e);
     /* At most max; how many. */
     int       (*expire)(void *self, uint64_t now_ms, uint64_t tombstone_ms,
                    int max, struct engine_error *e);
@@ -285,7 +288,8 @@ enum drain_kind {
     DRAIN_KNOWN,                                /* drained before a kill */
     DRAIN_CANCEL,
     DRAIN_REJECT,                               /* not a request */
-    DRAIN_WITHDRAWN                             /* nobody waits any more */
+    DRAIN_WITHDRAWN,                            /* nobody waits any more */
+    DRAIN_WATCH
 };
 
 int drain_init(struct store *s, struct zone_error *e);

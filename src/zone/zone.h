@@ -192,8 +192,21 @@ struct zone_slot {
 enum zone_record_type {
     ZONE_RECORD_PAD = 1,                        /* skip to the ring's start */
     ZONE_RECORD_JOB,                            /* payload: zone_request */
-    ZONE_RECORD_CANCEL                          /* no payload */
+    ZONE_RECORD_CANCEL,                         /* no payload */
+    ZONE_RECORD_WATCH,                          /* no payload; slot: seconds
+                                                   to watch */
+    ZONE_RECORDS
 };
+
+/*
+ * A WATCH is answered twice: ZONE_ARMED, then ZONE_DONE when the job has
+ * changed; or by ZONE_NOT_FOUND at once, if it is not active.  Who watches
+ * looks at the job after ZONE_ARMED, and misses nothing.
+ */
+#define ZONE_WATCH_SETTLED    0x01              /* only its end */
+#define ZONE_WATCH_POSITION   0x02              /* also in the queue */
+#define ZONE_WATCH_MAX        600               /* seconds */
+
 
 /*
  * Of a record with a token.  NONE -> TAKEN -> COMMITTED is offloadd's way,
@@ -218,7 +231,7 @@ struct zone_record {
     uint8_t           id[ZONE_ID_SIZE];
     uint64_t          created_ms;
     uint32_t          payload;                  /* bytes, unpadded */
-    uint32_t          spare;
+    uint32_t          watch;                    /* WATCH: ZONE_WATCH_* */
 };
 
 /* The largest record a ring takes: it always fits once the ring is empty. */
@@ -230,6 +243,7 @@ enum zone_completion_result {
     ZONE_NOT_FOUND,                             /* no such job any more */
     ZONE_FAILED,                                /* the store failed */
     ZONE_NO_ROOM,                               /* the store is full */
+    ZONE_ARMED,                                 /* WATCH: from now on */
     ZONE_RESULTS
 };
 

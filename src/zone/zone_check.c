@@ -246,13 +246,13 @@ zone_check_cq(struct zone_look *k)
     for ( /* void */ ; head != tail; head++) {
         c = zone_lane_cq(k->zone, k->index) + (head & (ZONE_CQ_ENTRIES - 1));
 
-        if ((c->type != ZONE_RECORD_JOB && c->type != ZONE_RECORD_CANCEL)
+        if (c->type < ZONE_RECORD_JOB || c->type >= ZONE_RECORDS
             || c->result >= ZONE_RESULTS)
         {
             zone_find(k->found, "lane %u: completion %" PRIu64 ": type is %u "
-                      "and result %u, possible are %d or %d and at most %d",
+                      "and result %u, possible are %d to %d and at most %d",
                       k->index, head, c->type, c->result, ZONE_RECORD_JOB,
-                      ZONE_RECORD_CANCEL, ZONE_RESULTS - 1);
+                      ZONE_RECORDS - 1, ZONE_RESULTS - 1);
         }
     }
 }

@@ -68,7 +68,7 @@ zone_cq_pop(struct zone *z, uint32_t lane, struct zone_completion *c)
     memcpy(c, &zone_lane_cq(z, lane)[head & (ZONE_CQ_ENTRIES - 1)],
            sizeof(*c));
 
-    if ((c->type != ZONE_RECORD_JOB && c->type != ZONE_RECORD_CANCEL)
+    if (c->type < ZONE_RECORD_JOB || c->type >= ZONE_RECORDS
         || c->result >= ZONE_RESULTS)
     {
         return -1;

@@ -339,9 +339,9 @@ zone_record_check(const struct zone *z, const struct zone_record *rec,
 
     end = z->geo.sq_size - (pos & (z->geo.sq_size - 1));
 
-    if (rec->type < ZONE_RECORD_PAD || rec->type > ZONE_RECORD_CANCEL) {
+    if (rec->type < ZONE_RECORD_PAD || rec->type >= ZONE_RECORDS) {
         return zone_record_bad(e, lane, pos, "type", rec->type, "1 to",
-                               ZONE_RECORD_CANCEL);
+                               ZONE_RECORDS - 1);
     }
 
     if (rec->size > left || rec->size > end) {
@@ -377,9 +377,14 @@ zone_record_check(const struct zone *z, const struct zone_record *rec,
                                z->geo.slots);
     }
 
-    if (rec->type == ZONE_RECORD_CANCEL && rec->payload != 0) {
+    if (rec->type > ZONE_RECORD_JOB && rec->payload != 0) {
         return zone_record_bad(e, lane, pos, "payload", rec->payload,
                                "must be", 0);
+    }
+
+    if (rec->type == ZONE_RECORD_WATCH && rec->slot > ZONE_WATCH_MAX) {
+        return zone_record_bad(e, lane, pos, "slot", rec->slot, "at most",
+                               ZONE_WATCH_MAX);
     }
 
     return 0;
