@@ -21,6 +21,7 @@
  *   _replay.c    a replay's way through the phases
  *   _status.c    the status location: document, result, cancellation
  *   _status_zone.c  the offload_status_zone directive and its answer
+ *   _result.c    a job's result
  *   _filter.c    two corrections of answers on their way out
  *   _answer.c    the JSON of documents and problems, URLs, estimates
  *   _store.c     reading the worker's store
@@ -463,7 +464,12 @@ ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx);
 
+/* _result.c */
+ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job);
+
 /* _status.c */
+ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc);
 ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
     ngx_http_offload_job_t *job);
