@@ -45,6 +45,7 @@ static const ngx_http_offload_problem_t  ngx_http_offload_headers_large = {
 ngx_int_t
 ngx_http_offload_precontent_handler(ngx_http_request_t *r)
 {
+    ngx_int_t                     rc;
     ngx_http_offload_ctx_t       *ctx;
     ngx_http_offload_loc_conf_t  *olcf;
 
@@ -68,6 +69,12 @@ ngx_http_offload_precontent_handler(ngx_http_request_t *r)
 
     if (olcf->zone == NULL || r->error_page || r->upstream || ctx) {
         return NGX_DECLINED;
+    }
+
+    rc = ngx_http_offload_wanted(r, olcf);
+
+    if (rc != NGX_OK) {
+        return rc == NGX_DECLINED ? rc : NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     return ngx_http_offload_accept(r, olcf);
@@ -193,6 +200,7 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     ngx_str_t                   body;
     ngx_time_t                 *tp;
     struct zone_job             job;
+    ngx_http_offload_job_t      shown;
     struct zone_record         *rec;
     ngx_http_offload_rt_t      *rt;
     ngx_http_offload_ctx_t     *ctx;
@@ -245,9 +253,13 @@ ngx_http_offload_submit(ngx_http_request_t *r,
 
     ngx_http_offload_record_write(r, olcf, &record, zone_record_payload(rec));
 
+    shown.state = STORE_QUEUED;
+    shown.created_ms = rec->created_ms;
+    shown.timeout_s = record.fixed.timeout_s;
+
     if (ngx_http_offload_prepare_accepted(r, rt, &olcf->entrance->status,
-                                          &record.host, ctx->id,
-                                          record.fixed.timeout_s, &body)
+                                          &record.host, ctx->id, &shown,
+                                          &body)
         != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -296,8 +308,7 @@ ngx_http_offload_submit(ngx_http_request_t *r,
         return NGX_DONE;
     }
 
-    return ngx_http_offload_send(r, NGX_HTTP_ACCEPTED, "application/json",
-                                 &body);
+    return ngx_http_offload_accepted(r, olcf, &body);
 }
 
 

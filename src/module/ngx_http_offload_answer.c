@@ -272,7 +272,7 @@ ngx_http_offload_job_url(ngx_http_request_t *r, ngx_str_t *prefix,
 ngx_int_t
 ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
-    u_char id[ZONE_ID_TEXT], ngx_uint_t timeout_s, ngx_str_t *body)
+    u_char id[ZONE_ID_TEXT], ngx_http_offload_job_t *job, ngx_str_t *body)
 {
     u_char     *p;
     uint64_t    now, estimate, waiting;
@@ -283,9 +283,18 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     }
 
     now = ngx_http_offload_now();
-    waiting = atomic_load_explicit(&rt->zone.worker->waiting,
-                                   memory_order_relaxed);
-    estimate = ngx_http_offload_estimate(rt->conf, now, waiting, timeout_s);
+
+    if (job->state == STORE_RUNNING) {
+        estimate = ngx_http_offload_estimate(rt->conf, job->started_ms, 0,
+                                             job->timeout_s);
+        estimate = ngx_max(estimate, now + 1000);
+
+    } else {
+        waiting = atomic_load_explicit(&rt->zone.worker->waiting,
+                                       memory_order_relaxed);
+        estimate = ngx_http_offload_estimate(rt->conf, now, waiting,
+                                             job->timeout_s);
+    }
 
     ngx_str_set(&value, "no-store");
 
@@ -305,7 +314,7 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    p = ngx_pnalloc(r->pool, sizeof("{\"job_id\":\"\",\"status\":\"queued\","
+    p = ngx_pnalloc(r->pool, sizeof("{\"job_id\":\"\",\"status\":\"running\","
                                     "\"status_url\":\"\",\"created_at\":\"\","
                                     "\"estimated_completion\":\"\"}\n")
                              + ZONE_ID_TEXT + url.len
@@ -321,10 +330,13 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
 
     p = ngx_http_offload_put(p, "{\"job_id\":\"");
     p = ngx_cpymem(p, id, ZONE_ID_TEXT);
-    p = ngx_http_offload_put(p, "\",\"status\":\"queued\",\"status_url\":\"");
+    p = ngx_http_offload_put(p, "\",\"status\":\"");
+    p = job->state == STORE_RUNNING ? ngx_http_offload_put(p, "running")
+                                    : ngx_http_offload_put(p, "queued");
+    p = ngx_http_offload_put(p, "\",\"status_url\":\"");
     p = ngx_cpymem(p, url.data, url.len);
     p = ngx_http_offload_put(p, "\",\"created_at\":\"");
-    p = ngx_http_offload_time(p, now);
+    p = ngx_http_offload_time(p, job->created_ms);
     p = ngx_http_offload_put(p, "\",\"estimated_completion\":\"");
     p = ngx_http_offload_time(p, estimate);
     p = ngx_http_offload_put(p, "\"}\n");

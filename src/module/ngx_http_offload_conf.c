@@ -103,6 +103,7 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
     olcf->delivery = NGX_CONF_UNSET_UINT;
     olcf->timeout = NGX_CONF_UNSET;
     olcf->accept_timeout = NGX_CONF_UNSET_MSEC;
+    olcf->when = NGX_CONF_UNSET_PTR;
     olcf->wait = NGX_CONF_UNSET_MSEC;
     olcf->wait_max = NGX_CONF_UNSET_MSEC;
     olcf->body_buffer = NGX_CONF_UNSET_SIZE;
@@ -134,6 +135,7 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->timeout, prev->timeout, 60 * 60);
     ngx_conf_merge_msec_value(conf->accept_timeout, prev->accept_timeout,
                               5000);
+    ngx_conf_merge_ptr_value(conf->when, prev->when, NULL);
     ngx_conf_merge_msec_value(conf->wait, prev->wait, 0);
     ngx_conf_merge_msec_value(conf->wait_max, prev->wait_max, 60000);
 

@@ -161,8 +161,9 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
     switch (rc) {
 
     case NGX_OK:
-        rc = ngx_http_offload_send(r, NGX_HTTP_ACCEPTED, "application/json",
-                                   &ctx->answer);
+        olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+        rc = ngx_http_offload_accepted(r, olcf, &ctx->answer);
         break;
 
     case NGX_DECLINED:

@@ -13,6 +13,8 @@
 static char *ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 static char *ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_offload_when(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static char *ngx_http_offload_keep(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_offload_worker(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -131,6 +133,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_offload_loc_conf_t, accept_timeout),
       &ngx_http_offload_accept_timeout_post },
+
+    { ngx_string("offload_when"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_offload_when,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
 
     { ngx_string("offload_wait"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
@@ -303,6 +312,56 @@ ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     clcf->handler = ngx_http_offload_status_handler;
 
     return NGX_CONF_OK;
+}
+
+
+/* always | prefer | $variable */
+
+static char *
+ngx_http_offload_when(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_offload_loc_conf_t  *olcf = conf;
+
+    ngx_str_t                         *value;
+    ngx_http_compile_complex_value_t   ccv;
+
+    if (olcf->when != NGX_CONF_UNSET_PTR) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "always") == 0) {
+        olcf->when = NULL;
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strcmp(value[1].data, "prefer") == 0) {
+        olcf->when = &ngx_http_offload_when_prefer;
+        return NGX_CONF_OK;
+    }
+
+    if (value[1].data[0] != '$') {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\" in \"offload_when\": it "
+                           "must be \"always\", \"prefer\" or a variable",
+                           &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    olcf->when = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
+    if (olcf->when == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
+
+    ccv.cf = cf;
+    ccv.value = &value[1];
+    ccv.complex_value = olcf->when;
+
+    return ngx_http_compile_complex_value(&ccv) == NGX_OK ? NGX_CONF_OK
+                                                          : NGX_CONF_ERROR;
 }
 
 

@@ -13,6 +13,7 @@
  *   _park.c      requests that wait for offloadd
  *   _wait.c      requests that wait for a job to change
  *   _prefer.c    Prefer: wait=, respond-async
+ *   _hold.c      offload_wait: the result in place of the 202
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
  *   _durable.c   durability=disk: the 202 waits for the commit
  *   _record.c    a request as the payload of a record
@@ -142,6 +143,7 @@ typedef struct {
     ngx_uint_t                  delivery;
     time_t                      timeout;    /* of one attempt */
     ngx_msec_t                  accept_timeout;
+    ngx_http_complex_value_t   *when;       /* NULL: always */
     ngx_msec_t                  wait;       /* before the 202 */
     ngx_msec_t                  wait_max;   /* what clients may ask for */
     size_t                      body_buffer;
@@ -417,7 +419,14 @@ void ngx_http_offload_wait_close(ngx_http_offload_rt_t *rt);
 void ngx_http_offload_prefer(ngx_http_request_t *r,
     ngx_http_offload_prefer_t *prefer);
 ngx_int_t ngx_http_offload_preference_applied(ngx_http_request_t *r,
-    ngx_uint_t wait);
+    ngx_int_t wait);
+
+/* _hold.c */
+extern ngx_http_complex_value_t  ngx_http_offload_when_prefer;
+ngx_int_t ngx_http_offload_wanted(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf);
+ngx_int_t ngx_http_offload_accepted(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_str_t *answer);
 
 /* _accept.c */
 ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
@@ -496,7 +505,7 @@ ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
-    u_char id[ZONE_ID_TEXT], ngx_uint_t timeout_s, ngx_str_t *body);
+    u_char id[ZONE_ID_TEXT], ngx_http_offload_job_t *job, ngx_str_t *body);
 ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
     const char *name, size_t len, ngx_str_t *value);
 ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,

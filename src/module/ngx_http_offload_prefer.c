@@ -138,10 +138,13 @@ ngx_http_offload_preference(ngx_http_offload_prefer_t *prefer, u_char *p,
 }
 
 
-/* RFC 7240, 3: what was honoured, and that the answer depends on it. */
+/*
+ * RFC 7240, 3: what was honoured, and that the answer depends on it.  wait in
+ * seconds, -1: respond-async.
+ */
 
 ngx_int_t
-ngx_http_offload_preference_applied(ngx_http_request_t *r, ngx_uint_t wait)
+ngx_http_offload_preference_applied(ngx_http_request_t *r, ngx_int_t wait)
 {
     u_char     *p;
     ngx_str_t   value;
@@ -151,8 +154,13 @@ ngx_http_offload_preference_applied(ngx_http_request_t *r, ngx_uint_t wait)
         return NGX_ERROR;
     }
 
-    value.data = p;
-    value.len = ngx_sprintf(p, "wait=%ui", wait) - p;
+    if (wait < 0) {
+        ngx_str_set(&value, "respond-async");
+
+    } else {
+        value.data = p;
+        value.len = ngx_sprintf(p, "wait=%i", wait) - p;
+    }
 
     if (ngx_http_offload_add_header(r, "Preference-Applied",
                                     sizeof("Preference-Applied") - 1, &value)
