@@ -74,7 +74,7 @@ for my $zone ('jobs 16m path=%%ZONE%%',
 
     my $from = time;
 
-    $r = $n->request(POST => '/brief/x?gate=brief', body => 'x');
+    $r = $n->request(POST => "/brief/x?gate=brief-$mode", body => 'x');
 
     my $job = Offload::job($r);
 
@@ -82,17 +82,17 @@ for my $zone ('jobs 16m path=%%ZONE%%',
     cmp_ok time - $from, '>=', 0.28, "$mode: not before the time is over";
     is $job->{doc}{status}, 'running', "$mode: it says what the job does";
     ok $r->{h}{'retry-after'}, "$mode: and when to ask";
-    $b->open_gate('brief');
+    $b->open_gate("brief-$mode");
     is $n->settled($job)->{status}, 'completed', "$mode: it goes on";
 
     # ---- Prefer (RFC 7240)
 
-    $r = $n->request(POST => '/held/x?gate=async',
+    $r = $n->request(POST => "/held/x?gate=async-$mode",
                      headers => [ Prefer => 'respond-async' ]);
     is $r->{status}, 202, "$mode: respond-async does not wait";
     is $r->{h}{'preference-applied'}, 'respond-async', "$mode: and is told so";
     is $r->{h}{vary}, 'Prefer', "$mode: Vary";
-    $b->open_gate('async');
+    $b->open_gate("async-$mode");
 
     $r = $n->request(POST => '/x', body => 'y',
                      headers => [ Prefer => 'foo; bar="a,b", wait=20' ]);
@@ -100,22 +100,22 @@ for my $zone ('jobs 16m path=%%ZONE%%',
     is $r->{h}{'preference-applied'}, 'wait=20', "$mode: and is told so";
 
     $from = time;
-    $r = $n->request(POST => '/held/x?gate=one',
+    $r = $n->request(POST => "/held/x?gate=one-$mode",
                      headers => [ Prefer => 'respond-async, wait=1' ]);
     is $r->{status}, 202, "$mode: respond-async, wait=1: a second, then 202";
     cmp_ok time - $from, '<', 15, "$mode: not the location's 20";
-    $b->open_gate('one');
+    $b->open_gate("one-$mode");
 
-    $r = $n->request(POST => '/held/x?gate=two',
+    $r = $n->request(POST => "/held/x?gate=two-$mode",
                      headers => [ Prefer => 'wait=0' ]);
     is $r->{status}, 202, "$mode: wait=0";
-    $b->open_gate('two');
+    $b->open_gate("two-$mode");
 
-    my $s = begin($n, POST => '/held/x?gate=max',
+    my $s = begin($n, POST => "/held/x?gate=max-$mode",
                   headers => [ Prefer => 'wait=99999' ]);
 
-    $b->wait_for(1, event => 'request', uri => '/held/x?gate=max');
-    $b->open_gate('max');
+    $b->wait_for(1, event => 'request', uri => "/held/x?gate=max-$mode");
+    $b->open_gate("max-$mode");
     is Http::response($s)->{h}{'preference-applied'}, 'wait=25',
         "$mode: offload_wait_max";
 
@@ -133,7 +133,7 @@ for my $zone ('jobs 16m path=%%ZONE%%',
 
     # ---- long polls
 
-    $job = $n->submit(POST => '/x?gate=poll', body => 'x');
+    $job = $n->submit(POST => "/x?gate=poll-$mode", body => 'x');
     $n->wait_status($job, 'running');
 
     my @polls = (begin($n, GET => "$job->{path}?wait=24"),
@@ -143,7 +143,7 @@ for my $zone ('jobs 16m path=%%ZONE%%',
 
     is $n->get("$job->{path}?wait=1")->{status}, 202,
         "$mode: a poll that waited in vain gets what there is";
-    $b->open_gate('poll');
+    $b->open_gate("poll-$mode");
     $from = time;
     is Http::response($polls[0])->{status}, 200, "$mode: ?wait= is woken";
     $r = Http::response($polls[1]);
@@ -157,7 +157,7 @@ for my $zone ('jobs 16m path=%%ZONE%%',
         "$mode: nor what does not exist";
 
     # a change of any kind, and a cancellation
-    $job = $n->submit(POST => '/x?gate=cancel', body => 'x');
+    $job = $n->submit(POST => "/x?gate=cancel-$mode", body => 'x');
     $n->wait_status($job, 'running');
     $s = begin($n, GET => "$job->{path}?wait=24");
     $n->get("$job->{path}?wait=1");
@@ -166,7 +166,7 @@ for my $zone ('jobs 16m path=%%ZONE%%',
 
     # ---- those who wait, and the processes they wait for
 
-    my $dead = $n->submit(POST => '/x?gate=dead', body => 'x');
+    my $dead = $n->submit(POST => "/x?gate=dead-$mode", body => 'x');
 
     $n->wait_status($dead, 'running');
     $s = begin($n, GET => "$dead->{path}?wait=24");
@@ -181,20 +181,20 @@ for my $zone ('jobs 16m path=%%ZONE%%',
         "$mode: a poll outlives offloadd";
 
     $s = begin($n, GET => "$dead->{path}?wait=24");
-    ok $n->reload(deadline => 20), "$mode: a reload is not held up";
+    ok $n->reload(drain => 0), "$mode: a reload is not held up";
     is Http::response($s, deadline => 5)->{status}, 202,
         "$mode: and answers who waits";
 
-    $b->open_gate('dead');
+    $b->open_gate("dead-$mode");
     is $n->settled($dead)->{status}, 'completed', "$mode: the job is done";
 
     # clients that leave take their places with them
-    close begin($n, POST => '/held/x?gate=leave') for 1 .. 20;
+    close begin($n, POST => "/held/x?gate=leave-$mode") for 1 .. 20;
     ok Offload::wait_until(20, sub {
         20 == (() = $b->journal(event => 'request',
-                                uri => '/held/x?gate=leave')) }),
+                                uri => "/held/x?gate=leave-$mode")) }),
         "$mode: twenty who left have submitted";
-    $b->open_gate('leave');
+    $b->open_gate("leave-$mode");
     $n->finish;
 }
 

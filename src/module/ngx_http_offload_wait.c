@@ -40,9 +40,13 @@ ngx_http_offload_wait(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
     ngx_http_offload_ctx_t   *ctx;
     ngx_http_offload_wait_t  *w;
 
-    ctx = ngx_http_offload_add_ctx(r);
+    ctx = ngx_http_offload_get_ctx(r);
+
     if (ctx == NULL) {
-        return NGX_ERROR;
+        ctx = ngx_http_offload_add_ctx(r);
+        if (ctx == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     w = ctx->wait;
