@@ -100,7 +100,7 @@ ngx_http_offload_watch(ngx_http_offload_wait_t *w)
 
     rc = ngx_http_offload_park(w->request, rt, ngx_http_offload_watched,
                                ngx_min(left, NGX_HTTP_OFFLOAD_WATCH_RENEW),
-                               w->seen.id, &w->token);
+                               0, w->seen.id, &w->token);
     if (rc != NGX_OK) {
         return rc == NGX_BUSY ? NGX_DECLINED : NGX_ERROR;
     }
@@ -148,7 +148,7 @@ ngx_http_offload_watched(ngx_http_request_t *r, ngx_int_t result)
             && ngx_http_offload_park(r, w->zone->rt, ngx_http_offload_watched,
                                      ngx_min(left,
                                              NGX_HTTP_OFFLOAD_WATCH_AGAIN),
-                                     w->seen.id, &w->token)
+                                     0, w->seen.id, &w->token)
                == NGX_OK)
         {
             return;
