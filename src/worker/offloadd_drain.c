@@ -415,7 +415,7 @@ drain_job(struct store *s, struct drain_item *item,
         /* one that is met again may be settled by now, its body removed */
 
         if (rc == FILES_ABSENT) {
-            rc = s->engine->knows(s->self, rec->id, e);
+            rc = s->engine->knows(s->self, rec->id, &in.seq, e);
 
             if (rc == -1) {
                 return -1;
@@ -466,9 +466,9 @@ drain_job(struct store *s, struct drain_item *item,
 
 
 /*
- * A cancel's (or a watch's) job may still be in the ring of another lane, the one its id
- * names: that ring is first read up to where it ends now, which is after the
- * cancel was read.
+ * A cancel's (or a watch's) job may still be in the ring of another lane, the
+ * one its id names: that ring is first read up to where it ends now, which is
+ * after the cancel was read.
  */
 
 static int

@@ -118,7 +118,7 @@ test_lease(void)
 static void
 test_known(void)
 {
-    uint64_t              seq;
+    uint64_t              seq, found;
     struct engine_insert  in;
 
     must(en->begin(self, &e) == 0);
@@ -128,7 +128,8 @@ test_known(void)
     is(in.seq, (intmax_t) seq, "the second time its job is named");
     is(in.row.state, STORE_RUNNING, "and what it does");
     must(en->withdraw(self, in.record->id, &e) == 0);
-    is(en->knows(self, in.record->id, &e), 0, "withdrawn, it was never there");
+    is(en->knows(self, in.record->id, &found, &e), 0,
+       "withdrawn, it was never there");
     en->abort(self);
 }
 
