@@ -56,7 +56,8 @@ NGX_MAKE = $(MAKE) --no-print-directory -s -C $(NGX_SRC) \
 
 $(STAMP): FORCE
 	@mkdir -p $(@D)
-	@{ nginx -v 2>&1; echo "$(CC)"; cat config; \
+	@{ nginx -v 2>&1; echo "$(CC)"; \
+	   cat config tools/page src/module/page.html; \
 	   ls src/module/*.[ch] src/zone/*.[ch]; } >$@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 

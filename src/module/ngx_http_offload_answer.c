@@ -1,8 +1,8 @@
 
 /*
- * What clients read: the 202, the job's document, RFC 9457 problems, and the
- * URLs, times and estimates in them.  Runs in worker processes, touches the
- * request's pool and reads offloadd's figures; nothing outlives the request.
+ * What clients read of a job: the 202, its document, and the URLs, times and
+ * estimates in them.  Runs in worker processes, touches the request's pool and
+ * reads offloadd's figures; nothing outlives the request.
  */
 
 
@@ -20,16 +20,13 @@ static u_char *ngx_http_offload_string(u_char *p, const char *name,
 static uint64_t ngx_http_offload_now(void);
 static uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
     uint64_t start, uint64_t ahead, ngx_uint_t timeout_s);
+static uint64_t ngx_http_offload_job_estimate(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job);
 static ngx_uint_t ngx_http_offload_retry(ngx_http_offload_zone_t *zone,
     uint64_t estimate);
 
 
-static const ngx_http_offload_problem_t  ngx_http_offload_not_allowed = {
-    NGX_HTTP_NOT_ALLOWED, 0, "method-not-allowed", "Method not allowed",
-    "The Allow header has the methods this URL knows."
-};
-
-static const char  *ngx_http_offload_states[] = {
+const char  *ngx_http_offload_states[] = {
     "", "queued", "running", "completed", "failed", "canceled", "expired"
 };
 
@@ -40,186 +37,6 @@ static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
 
 
 /*
- * Sends a whole answer from memory and returns what the request is to be
- * finalized with.  The caller has added its headers.
- */
-
-ngx_int_t
-ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
-    const char *type, ngx_str_t *body)
-{
-    ngx_int_t     rc;
-    ngx_buf_t    *b;
-    ngx_chain_t   out;
-
-    r->headers_out.status = status;
-    r->headers_out.content_length_n = body->len;
-    r->headers_out.content_type.data = (u_char *) type;
-    r->headers_out.content_type.len = ngx_strlen(type);
-    r->headers_out.content_type_len = r->headers_out.content_type.len;
-    r->headers_out.content_type_lowcase = NULL;
-
-    b = ngx_calloc_buf(r->pool);
-    if (b == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    b->pos = body->data;
-    b->last = body->data + body->len;
-    b->memory = 1;
-    b->last_buf = 1;
-    b->last_in_chain = 1;
-
-    rc = ngx_http_send_header(r);
-
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        return rc;
-    }
-
-    out.buf = b;
-    out.next = NULL;
-
-    return ngx_http_output_filter(r, &out);
-}
-
-
-ngx_int_t
-ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
-    const ngx_http_offload_problem_t *problem)
-{
-    u_char  *p;
-    size_t   len;
-
-    static const char  type[] = "{\"type\":\"urn:problem-type:offload:";
-
-    len = sizeof(type) + ngx_strlen(problem->type)
-          + ngx_strlen(problem->title) + ngx_strlen(problem->detail)
-          + NGX_INT_T_LEN
-          + sizeof("\",\"title\":\"\",\"status\":,\"detail\":\"\"}\n");
-
-    p = ngx_pnalloc(pool, len);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    out->data = p;
-
-    p = ngx_sprintf(p, "%s%s\",\"title\":\"%s\",\"status\":%ui,"
-                       "\"detail\":\"%s\"}\n",
-                    type, problem->type, problem->title, problem->status,
-                    problem->detail);
-
-    out->len = p - out->data;
-
-    return NGX_OK;
-}
-
-
-ngx_int_t
-ngx_http_offload_send_problem(ngx_http_request_t *r,
-    const ngx_http_offload_problem_t *problem)
-{
-    ngx_str_t  body, value;
-
-    if (ngx_http_offload_problem_json(r->pool, &body, problem)
-        != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    ngx_str_set(&value, "no-store");
-
-    if (ngx_http_offload_add_header(r, "Cache-Control",
-                                    sizeof("Cache-Control") - 1, &value)
-        == NULL)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    ngx_str_set(&value, "offload");
-
-    if (ngx_http_offload_add_header(r, "Offload-Source",
-                                    sizeof("Offload-Source") - 1, &value)
-        == NULL)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    if (problem->retry_after
-        && ngx_http_offload_retry_after(r, problem->retry_after) != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    return ngx_http_offload_send(r, problem->status,
-                                 "application/problem+json", &body);
-}
-
-
-/* RFC 9110, 15.5.6 */
-
-ngx_int_t
-ngx_http_offload_send_not_allowed(ngx_http_request_t *r, const char *allow)
-{
-    ngx_str_t  value;
-
-    value.data = (u_char *) allow;
-    value.len = ngx_strlen(allow);
-
-    if (ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
-        == NULL)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed);
-}
-
-
-ngx_table_elt_t *
-ngx_http_offload_add_header(ngx_http_request_t *r, const char *name,
-    size_t len, ngx_str_t *value)
-{
-    ngx_table_elt_t  *h;
-
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
-        return NULL;
-    }
-
-    h->hash = 1;
-    h->key.len = len;
-    h->key.data = (u_char *) name;
-    h->value = *value;
-#if (nginx_version >= 1023000)
-    h->next = NULL;
-#endif
-
-    return h;
-}
-
-
-/* RFC 9110, 10.2.3; whole seconds, which every client understands. */
-
-ngx_int_t
-ngx_http_offload_retry_after(ngx_http_request_t *r, ngx_uint_t seconds)
-{
-    ngx_str_t  value;
-
-    value.data = ngx_pnalloc(r->pool, NGX_INT_T_LEN);
-    if (value.data == NULL) {
-        return NGX_ERROR;
-    }
-
-    value.len = ngx_sprintf(value.data, "%ui", seconds) - value.data;
-
-    return ngx_http_offload_add_header(r, "Retry-After",
-                                       sizeof("Retry-After") - 1, &value)
-           ? NGX_OK : NGX_ERROR;
-}
-
-
-/*
  * scheme://authority<prefix><id>: absolute, as the client reached us.  The
  * prefix is the status location's, escaped.  nginx lets a host have quotes
  * and bytes that are not ASCII; the URL stands in JSON as it is, so it has
@@ -227,14 +44,15 @@ ngx_http_offload_retry_after(ngx_http_request_t *r, ngx_uint_t seconds)
  */
 
 static ngx_int_t
-ngx_http_offload_job_url(ngx_http_request_t *r, ngx_str_t *prefix,
-    ngx_str_t *host, u_char id[ZONE_ID_TEXT], ngx_str_t *url)
+ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
+    ngx_str_t *prefix, ngx_str_t *host, u_char id[ZONE_ID_TEXT],
+    ngx_str_t *url)
 {
     u_char  *p, c;
     size_t   i;
 
-    p = ngx_pnalloc(r->pool, sizeof("https://") - 1 + host->len + prefix->len
-                             + ZONE_ID_TEXT);
+    p = ngx_pnalloc(pool, sizeof("https://") - 1 + host->len + prefix->len
+                          + ZONE_ID_TEXT);
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -278,7 +96,9 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     uint64_t    now, estimate, waiting;
     ngx_str_t   url, value;
 
-    if (ngx_http_offload_job_url(r, prefix, host, id, &url) != NGX_OK) {
+    if (ngx_http_offload_job_url(r, r->pool, prefix, host, id, &url)
+        != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -347,36 +167,33 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
 }
 
 
-/* The job's document; 202 while pending, 200 once settled. */
+/* The job's document; *estimate is 0 once it is settled. */
 
 ngx_int_t
-ngx_http_offload_send_document(ngx_http_request_t *r,
+ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job)
+    ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate)
 {
     u_char     *p, id[ZONE_ID_TEXT];
-    uint64_t    now, estimate, head, ahead;
-    ngx_str_t   host, url, body, value;
-    ngx_uint_t  pending;
+    ngx_str_t   host, url;
 
     zone_id_format((char *) id, job->id);
 
     ngx_http_offload_authority(r, &host);
 
-    if (ngx_http_offload_job_url(r, prefix, &host, id, &url) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    if (ngx_http_offload_job_url(r, pool, prefix, &host, id, &url)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
-    p = ngx_pnalloc(r->pool, 768 + 2 * url.len
-                             + 6 * (job->type.len + job->message.len));
+    p = ngx_pnalloc(pool, 768 + 2 * url.len
+                          + 6 * (job->type.len + job->message.len));
     if (p == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NGX_ERROR;
     }
 
-    body.data = p;
-
-    now = ngx_http_offload_now();
-    pending = job->state == STORE_QUEUED || job->state == STORE_RUNNING;
+    body->data = p;
 
     p = ngx_http_offload_put(p, "{\"job_id\":\"");
     p = ngx_cpymem(p, id, ZONE_ID_TEXT);
@@ -404,30 +221,15 @@ ngx_http_offload_send_document(ngx_http_request_t *r,
 
     p = ngx_sprintf(p, ",\"attempts\":%ui", job->attempts);
 
-    estimate = 0;
+    if (job->position) {
+        p = ngx_sprintf(p, ",\"queue_position\":%ui", job->position);
+    }
 
-    if (pending) {
-        ahead = 0;
+    *estimate = ngx_http_offload_job_estimate(zone, job);
 
-        if (job->state == STORE_RUNNING) {
-            estimate = ngx_http_offload_estimate(zone, job->started_ms, 0,
-                                                 job->timeout_s);
-            estimate = ngx_max(estimate, now + 1000);
-
-        } else {
-            if (job->seq && zone->rt->mapped) {
-                head = atomic_load_explicit(&zone->rt->zone.worker->head_seq,
-                                            memory_order_relaxed);
-                ahead = (head && job->seq > head) ? job->seq - head : 0;
-                p = ngx_sprintf(p, ",\"queue_position\":%uL", ahead + 1);
-            }
-
-            estimate = ngx_http_offload_estimate(zone, now, ahead,
-                                                 job->timeout_s);
-        }
-
+    if (*estimate) {
         p = ngx_http_offload_put(p, ",\"estimated_completion\":\"");
-        p = ngx_http_offload_time(p, estimate);
+        p = ngx_http_offload_time(p, *estimate);
         *p++ = '"';
     }
 
@@ -464,7 +266,31 @@ ngx_http_offload_send_document(ngx_http_request_t *r,
 
     p = ngx_http_offload_put(p, "}\n");
 
-    body.len = p - body.data;
+    body->len = p - body->data;
+
+    return NGX_OK;
+}
+
+
+/* 202 while pending, 200 once settled. */
+
+ngx_int_t
+ngx_http_offload_send_document(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job)
+{
+    uint64_t    estimate;
+    ngx_str_t   body, value;
+    ngx_uint_t  pending;
+
+    if (ngx_http_offload_document_json(r, r->pool, zone, prefix, job, &body,
+                                       &estimate)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    pending = job->state == STORE_QUEUED || job->state == STORE_RUNNING;
 
     ngx_str_set(&value, "no-store");
 
@@ -592,6 +418,31 @@ ngx_http_offload_estimate(ngx_http_offload_zone_t *zone, uint64_t start,
     }
 
     return start + service * (ahead / concurrency + 1) / 1000;
+}
+
+
+static uint64_t
+ngx_http_offload_job_estimate(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job)
+{
+    uint64_t  now, ahead, estimate;
+
+    now = ngx_http_offload_now();
+
+    switch (job->state) {
+
+    case STORE_QUEUED:
+        ahead = job->position ? job->position - 1 : 0;
+        return ngx_http_offload_estimate(zone, now, ahead, job->timeout_s);
+
+    case STORE_RUNNING:
+        estimate = ngx_http_offload_estimate(zone, job->started_ms, 0,
+                                             job->timeout_s);
+        return ngx_max(estimate, now + 1000);
+
+    default:
+        return 0;
+    }
 }
 
 

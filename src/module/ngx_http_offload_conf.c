@@ -106,6 +106,7 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
     olcf->when = NGX_CONF_UNSET_PTR;
     olcf->wait = NGX_CONF_UNSET_MSEC;
     olcf->wait_max = NGX_CONF_UNSET_MSEC;
+    olcf->heartbeat = NGX_CONF_UNSET_MSEC;
     olcf->body_buffer = NGX_CONF_UNSET_SIZE;
 
     return olcf;
@@ -138,6 +139,7 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_ptr_value(conf->when, prev->when, NULL);
     ngx_conf_merge_msec_value(conf->wait, prev->wait, 0);
     ngx_conf_merge_msec_value(conf->wait_max, prev->wait_max, 60000);
+    ngx_conf_merge_msec_value(conf->heartbeat, prev->heartbeat, 15000);
 
     if (conf->body_buffer == NGX_CONF_UNSET_SIZE
         && prev->body_buffer == NGX_CONF_UNSET_SIZE)

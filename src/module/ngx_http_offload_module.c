@@ -21,8 +21,8 @@ static char *ngx_http_offload_worker(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_offload_timeout_check(ngx_conf_t *cf, void *post,
     void *data);
-static char *ngx_http_offload_accept_timeout_check(ngx_conf_t *cf,
-    void *post, void *data);
+static char *ngx_http_offload_msec_check(ngx_conf_t *cf, void *post,
+    void *data);
 static char *ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post,
     void *data);
 
@@ -53,8 +53,8 @@ static ngx_conf_post_t  ngx_http_offload_timeout_post = {
     ngx_http_offload_timeout_check
 };
 
-static ngx_conf_post_t  ngx_http_offload_accept_timeout_post = {
-    ngx_http_offload_accept_timeout_check
+static ngx_conf_post_t  ngx_http_offload_msec_post = {
+    ngx_http_offload_msec_check
 };
 
 static ngx_conf_post_t  ngx_http_offload_buffer_post = {
@@ -132,7 +132,7 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       ngx_conf_set_msec_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_offload_loc_conf_t, accept_timeout),
-      &ngx_http_offload_accept_timeout_post },
+      &ngx_http_offload_msec_post },
 
     { ngx_string("offload_when"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
@@ -154,6 +154,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_offload_loc_conf_t, wait_max),
       NULL },
+
+    { ngx_string("offload_heartbeat"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, heartbeat),
+      &ngx_http_offload_msec_post },
 
     { ngx_string("offload_body_buffer_size"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
@@ -466,11 +473,11 @@ ngx_http_offload_timeout_check(ngx_conf_t *cf, void *post, void *data)
 
 
 static char *
-ngx_http_offload_accept_timeout_check(ngx_conf_t *cf, void *post, void *data)
+ngx_http_offload_msec_check(ngx_conf_t *cf, void *post, void *data)
 {
-    ngx_msec_t  *timeout = data;
+    ngx_msec_t  *time = data;
 
-    if (*timeout < 100 || *timeout > 60 * 60 * 1000) {
+    if (*time < 100 || *time > 60 * 60 * 1000) {
         return "must be between 100ms and 1h";
     }
 

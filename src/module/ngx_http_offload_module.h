@@ -12,6 +12,7 @@
  *   _lane.c      a worker process's end of a zone: lane, wake-up
  *   _park.c      requests that wait for offloadd
  *   _wait.c      requests that wait for a job to change
+ *   _headers.c   request headers that are lists; Accept
  *   _prefer.c    Prefer: wait=, respond-async
  *   _hold.c      offload_wait: the result in place of the 202
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
@@ -20,11 +21,16 @@
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
  *   _replay.c    a replay's way through the phases
- *   _status.c    the status location: document, result, cancellation
+ *   _status.c    the status location: document, result
+ *   _cancel.c    and cancellation
+ *   _job.c       a job as it is now
+ *   _events.c    a job's changes as a stream of events
+ *   _page.c      a document or problem as a page for people
  *   _status_zone.c  the offload_status_zone directive and its answer
  *   _result.c    a job's result
  *   _filter.c    two corrections of answers on their way out
- *   _answer.c    the JSON of documents and problems, URLs, estimates
+ *   _answer.c    the JSON of documents, URLs, estimates
+ *   _send.c      answers on their way: documents, problems
  *   _store.c     reading the worker's store
  *
  * Configuration (zone, confs) lives as long as its cycle and is read-only
@@ -67,12 +73,17 @@
 #define NGX_HTTP_OFFLOAD_AT_LEAST_ONCE  0
 #define NGX_HTTP_OFFLOAD_AT_MOST_ONCE   1
 
+#define NGX_HTTP_OFFLOAD_JSON           0
+#define NGX_HTTP_OFFLOAD_EVENTS         1
+#define NGX_HTTP_OFFLOAD_HTML           2
+
 #define NGX_HTTP_OFFLOAD_WORKER_AUTO    0
 #define NGX_HTTP_OFFLOAD_WORKER_OFF     1
 
 
 typedef struct ngx_http_offload_rt_s    ngx_http_offload_rt_t;
 typedef struct ngx_http_offload_wait_s  ngx_http_offload_wait_t;
+typedef struct ngx_http_offload_stream_s  ngx_http_offload_stream_t;
 
 
 /* offload_zone */
@@ -146,6 +157,7 @@ typedef struct {
     ngx_http_complex_value_t   *when;       /* NULL: always */
     ngx_msec_t                  wait;       /* before the 202 */
     ngx_msec_t                  wait_max;   /* what clients may ask for */
+    ngx_msec_t                  heartbeat;  /* of event streams */
     size_t                      body_buffer;
     ngx_uint_t                  body_buffer_default;
 
@@ -185,6 +197,9 @@ typedef struct {
     ngx_str_t                   answer;
 
     ngx_http_offload_wait_t    *wait;
+    ngx_http_offload_stream_t  *stream;
+    ngx_uint_t                  held;       /* by its count */
+    ngx_uint_t                  html;       /* a page instead of JSON */
 
     /* of a replay */
     ngx_uint_t                  replay;
@@ -229,6 +244,7 @@ typedef struct {
     ngx_uint_t                  attempts;
     ngx_uint_t                  timeout_s;
     ngx_uint_t                  progress;   /* percent + 1 */
+    ngx_uint_t                  position;   /* in the queue; 0: not there */
     ngx_uint_t                  http_status;
     ngx_str_t                   type;
     ngx_str_t                   message;
@@ -324,11 +340,9 @@ struct ngx_http_offload_wait_s {
     ngx_http_request_t         *request;
     ngx_http_offload_zone_t    *zone;
     ngx_http_offload_job_t      seen;
-    uint64_t                    head;       /* of the queue, as seen */
     uint64_t                    token;
     ngx_msec_t                  deadline;
     ngx_uint_t                  flags;      /* ZONE_WATCH_* */
-    ngx_uint_t                  counted;
     ngx_http_offload_waited_pt  handler;
 };
 
@@ -411,10 +425,20 @@ void ngx_http_offload_unpark_token(ngx_http_offload_rt_t *rt, uint64_t token);
 
 void ngx_http_offload_unpark(ngx_http_offload_parked_t *parked);
 
+/* _headers.c */
+typedef void (*ngx_http_offload_element_pt)(void *data, u_char *p,
+    u_char *last);
+
+void ngx_http_offload_header_list(ngx_http_request_t *r, const char *lowcase,
+    ngx_http_offload_element_pt handler, void *data);
+ngx_uint_t ngx_http_offload_negotiate(ngx_http_request_t *r);
+
 /* _wait.c, _prefer.c */
 ngx_int_t ngx_http_offload_wait(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *seen,
     ngx_uint_t flags, ngx_msec_t msec, ngx_http_offload_waited_pt handler);
+void ngx_http_offload_wait_hold(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
 void ngx_http_offload_wait_close(ngx_http_offload_rt_t *rt);
 void ngx_http_offload_prefer(ngx_http_request_t *r,
     ngx_http_offload_prefer_t *prefer);
@@ -479,10 +503,26 @@ ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
 
 /* _status.c */
 ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc);
+ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_status_parse(ngx_http_request_t *r,
+    uint8_t id[ZONE_ID_SIZE], ngx_uint_t *result);
+ngx_int_t ngx_http_offload_status_answer(ngx_http_request_t *r, ngx_int_t rc,
+    ngx_http_offload_job_t *job);
+
+/* _cancel.c */
+ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
+    ngx_http_offload_job_t *job);
+
+/* _job.c */
 ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
     ngx_http_offload_job_t *job);
-ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
+
+/* _events.c, _page.c */
+ngx_int_t ngx_http_offload_events(ngx_http_request_t *r,
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_send_page(ngx_http_request_t *r,
+    ngx_uint_t status, ngx_str_t *json);
 
 /* _status_zone.c */
 char *ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -491,7 +531,7 @@ char *ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd,
 /* _filter.c */
 void ngx_http_offload_filter_init(void);
 
-/* _answer.c */
+/* _send.c */
 ngx_int_t ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
     const char *type, ngx_str_t *body);
 ngx_int_t ngx_http_offload_send_problem(ngx_http_request_t *r,
@@ -500,16 +540,22 @@ ngx_int_t ngx_http_offload_send_not_allowed(ngx_http_request_t *r,
     const char *allow);
 ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
     const ngx_http_offload_problem_t *problem);
+ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
+    const char *name, size_t len, ngx_str_t *value);
+ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
+    ngx_uint_t seconds);
+
+/* _answer.c */
+extern const char  *ngx_http_offload_states[];
+ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
+    ngx_pool_t *pool, ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate);
 ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job);
 ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
     u_char id[ZONE_ID_TEXT], ngx_http_offload_job_t *job, ngx_str_t *body);
-ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
-    const char *name, size_t len, ngx_str_t *value);
-ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
-    ngx_uint_t seconds);
 
 /* _store.c: in a worker process */
 #define NGX_HTTP_OFFLOAD_STORE_ABSENT  NGX_DECLINED  /* nothing stored yet */

@@ -129,6 +129,33 @@ ngx_http_offload_place(ngx_http_offload_rt_t *rt)
 }
 
 
+/* One for each request, however often it parks: some do for hours. */
+
+static ngx_http_cleanup_t *
+ngx_http_offload_park_cleanup(ngx_http_request_t *r)
+{
+    ngx_http_cleanup_t  *cln;
+
+    for (cln = r->main->cleanup; cln; cln = cln->next) {
+        if (cln->handler == ngx_http_offload_unpark_cleanup
+            && cln->data == NULL)
+        {
+            return cln;
+        }
+    }
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NULL;
+    }
+
+    cln->handler = ngx_http_offload_unpark_cleanup;
+    cln->data = NULL;
+
+    return cln;
+}
+
+
 /*
  * Sets the request aside until the completion of that job's record arrives,
  * `timeout` is over or the client is gone.  The caller has published nothing
@@ -145,12 +172,10 @@ ngx_http_offload_park(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
     ngx_http_cleanup_t         *cln;
     ngx_http_offload_parked_t  *parked;
 
-    cln = ngx_http_cleanup_add(r, 0);
+    cln = ngx_http_offload_park_cleanup(r);
     if (cln == NULL) {
         return NGX_ERROR;
     }
-
-    cln->handler = NULL;
 
     parked = ngx_http_offload_place(rt);
     if (parked == NULL) {
@@ -165,7 +190,6 @@ ngx_http_offload_park(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
     parked->more = more;
     ngx_memcpy(parked->id, id, ZONE_ID_SIZE);
 
-    cln->handler = ngx_http_offload_unpark_cleanup;
     cln->data = parked;
 
     parked->timer.handler = ngx_http_offload_park_timeout;
@@ -192,7 +216,7 @@ ngx_http_offload_unpark(ngx_http_offload_parked_t *parked)
         if (cln->handler == ngx_http_offload_unpark_cleanup
             && cln->data == parked)
         {
-            cln->handler = NULL;
+            cln->data = NULL;
         }
     }
 
@@ -227,7 +251,7 @@ ngx_http_offload_unpark_cleanup(void *data)
 {
     ngx_http_offload_parked_t  *parked = data;
 
-    if (parked->request) {
+    if (parked) {
         ngx_http_offload_unpark(parked);
     }
 }

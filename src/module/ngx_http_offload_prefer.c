@@ -9,90 +9,30 @@
 #include "ngx_http_offload_module.h"
 
 
-static void ngx_http_offload_preference(ngx_http_offload_prefer_t *prefer,
-    u_char *p, u_char *last);
-static void ngx_http_offload_prefer_header(ngx_http_offload_prefer_t *prefer,
-    ngx_str_t *value);
+static void ngx_http_offload_preference(void *data, u_char *p, u_char *last);
 
 
 void
 ngx_http_offload_prefer(ngx_http_request_t *r,
     ngx_http_offload_prefer_t *prefer)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
-
     ngx_memzero(prefer, sizeof(ngx_http_offload_prefer_t));
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == 6
-            && ngx_memcmp(h[i].lowcase_key, "prefer", 6) == 0)
-        {
-            ngx_http_offload_prefer_header(prefer, &h[i].value);
-        }
-    }
-}
-
-
-/* Commas part preferences, but not those inside of quotes. */
-
-static void
-ngx_http_offload_prefer_header(ngx_http_offload_prefer_t *prefer,
-    ngx_str_t *value)
-{
-    u_char      *p, *start, *last;
-    ngx_uint_t   quoted;
-
-    start = value->data;
-    last = value->data + value->len;
-    quoted = 0;
-
-    for (p = start; p < last; p++) {
-
-        if (*p == '\\' && quoted && p + 1 < last) {
-            p++;
-
-        } else if (*p == '"') {
-            quoted = !quoted;
-
-        } else if (*p == ',' && !quoted) {
-            ngx_http_offload_preference(prefer, start, p);
-            start = p + 1;
-        }
-    }
-
-    ngx_http_offload_preference(prefer, start, last);
+    ngx_http_offload_header_list(r, "prefer", ngx_http_offload_preference,
+                                 prefer);
 }
 
 
 /* name [= value] [; parameters] */
 
 static void
-ngx_http_offload_preference(ngx_http_offload_prefer_t *prefer, u_char *p,
-    u_char *last)
+ngx_http_offload_preference(void *data, u_char *p, u_char *last)
 {
+    ngx_http_offload_prefer_t  *prefer = data;
+
     u_char     *end, *name;
     size_t      len;
     ngx_int_t   n;
-
-    while (p < last && (*p == ' ' || *p == '\t')) {
-        p++;
-    }
 
     for (end = p; end < last && *end != ';'; end++) { /* void */ }
 

@@ -1,25 +1,17 @@
 
 /*
- * The status location: GET <prefix><id> is the job's document, GET
- * <prefix><id>/result the backend's answer, DELETE <prefix><id> cancels.
- * Runs in worker processes.  Reading touches nothing; cancelling publishes
- * one record and parks the request until offloadd has answered, and if the
- * process dies meanwhile the job is canceled or it is not, as its document
- * then says.
+ * The status location: GET <prefix><id> is the job's document (its events, a
+ * page: what is accepted), GET <prefix><id>/result the backend's answer,
+ * DELETE <prefix><id> cancels.  Runs in worker processes and only reads; a
+ * long poll parks the request, which is gone with the process.
  */
 
 
 #include "ngx_http_offload_module.h"
 
 
-static ngx_int_t ngx_http_offload_parse(ngx_http_request_t *r,
-    uint8_t id[ZONE_ID_SIZE], ngx_uint_t *result);
-static ngx_int_t ngx_http_offload_document(ngx_http_request_t *r,
-    ngx_http_offload_job_t *job);
-static ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
-    ngx_http_offload_job_t *job);
-static void ngx_http_offload_canceled(ngx_http_request_t *r,
-    ngx_int_t result);
+static ngx_int_t ngx_http_offload_format(ngx_http_request_t *r,
+    ngx_uint_t result, ngx_uint_t *format);
 static ngx_int_t ngx_http_offload_long_poll(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 static void ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
@@ -47,19 +39,13 @@ static const ngx_http_offload_problem_t  ngx_http_offload_store_down = {
     "The store does not answer; the job is not lost."
 };
 
-static const ngx_http_offload_problem_t  ngx_http_offload_no_worker = {
-    NGX_HTTP_SERVICE_UNAVAILABLE, 2, "not-confirmed",
-    "The cancellation is not confirmed",
-    "The worker did not answer in time; ask again."
-};
-
 
 ngx_int_t
 ngx_http_offload_status_handler(ngx_http_request_t *r)
 {
     uint8_t                       id[ZONE_ID_SIZE];
     ngx_int_t                     rc;
-    ngx_uint_t                    result;
+    ngx_uint_t                    result, format;
     ngx_http_offload_job_t        job;
     ngx_http_offload_loc_conf_t  *olcf;
 
@@ -71,7 +57,13 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
         return rc;
     }
 
-    if (ngx_http_offload_parse(r, id, &result) != NGX_OK) {
+    rc = ngx_http_offload_status_parse(r, id, &result);
+
+    if (ngx_http_offload_format(r, result, &format) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (rc != NGX_OK) {
         return ngx_http_offload_send_problem(r, &ngx_http_offload_no_url);
     }
 
@@ -100,9 +92,55 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
         return ngx_http_offload_send_result(r, olcf->status, &job);
     }
 
-    rc = ngx_http_offload_long_poll(r, &job);
+    if (format == NGX_HTTP_OFFLOAD_EVENTS) {
+        return ngx_http_offload_events(r, &job);
+    }
 
-    return rc == NGX_DECLINED ? ngx_http_offload_document(r, &job) : rc;
+    rc = format == NGX_HTTP_OFFLOAD_JSON ? ngx_http_offload_long_poll(r, &job)
+                                         : NGX_DECLINED;
+
+    return rc == NGX_DECLINED ? ngx_http_offload_status_answer(r, NGX_OK, &job)
+                             : rc;
+}
+
+
+/* A job's URL has three representations (RFC 9110, 12.5.5), a result's one. */
+
+static ngx_int_t
+ngx_http_offload_format(ngx_http_request_t *r, ngx_uint_t result,
+    ngx_uint_t *format)
+{
+    ngx_str_t                value;
+    ngx_http_offload_ctx_t  *ctx;
+
+    *format = NGX_HTTP_OFFLOAD_JSON;
+
+    if (result || !(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
+        return NGX_OK;
+    }
+
+    ngx_str_set(&value, "Accept");
+
+    if (ngx_http_offload_add_header(r, "Vary", sizeof("Vary") - 1, &value)
+        == NULL)
+    {
+        return NGX_ERROR;
+    }
+
+    *format = ngx_http_offload_negotiate(r);
+
+    if (*format != NGX_HTTP_OFFLOAD_HTML) {
+        return NGX_OK;
+    }
+
+    ctx = ngx_http_offload_add_ctx(r);
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->html = 1;
+
+    return NGX_OK;
 }
 
 
@@ -163,27 +201,42 @@ static void
 ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
     ngx_http_offload_job_t *job, ngx_int_t result)
 {
-    if (rc != NGX_OK) {
-        rc = ngx_http_offload_missing(r, rc);
-
-    } else if (job->state == STORE_EXPIRED) {
-        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_gone);
-
-    } else {
-        rc = ngx_http_offload_document(r, job);
-    }
-
-    ngx_http_finalize_request(r, rc);
+    ngx_http_finalize_request(r, ngx_http_offload_status_answer(r, rc, job));
 }
 
 
-static ngx_int_t
-ngx_http_offload_parse(ngx_http_request_t *r, uint8_t id[ZONE_ID_SIZE],
-    ngx_uint_t *result)
+/* What ngx_http_offload_find() said. */
+
+ngx_int_t
+ngx_http_offload_status_answer(ngx_http_request_t *r, ngx_int_t rc,
+    ngx_http_offload_job_t *job)
+{
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    if (rc != NGX_OK) {
+        return ngx_http_offload_missing(r, rc);
+    }
+
+    if (job->state == STORE_EXPIRED) {
+        return ngx_http_offload_send_problem(r, &ngx_http_offload_gone);
+    }
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+    return ngx_http_offload_send_document(r, olcf->status, &olcf->prefix,
+                                          job);
+}
+
+
+ngx_int_t
+ngx_http_offload_status_parse(ngx_http_request_t *r,
+    uint8_t id[ZONE_ID_SIZE], ngx_uint_t *result)
 {
     u_char                    *p;
     size_t                     len;
     ngx_http_core_loc_conf_t  *clcf;
+
+    *result = 0;
 
     clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
 
@@ -203,8 +256,6 @@ ngx_http_offload_parse(ngx_http_request_t *r, uint8_t id[ZONE_ID_SIZE],
         len--;
     }
 
-    *result = 0;
-
     if (len == ZONE_ID_TEXT + sizeof("/result") - 1
         && ngx_memcmp(p + ZONE_ID_TEXT, "/result", sizeof("/result") - 1)
            == 0)
@@ -221,78 +272,6 @@ ngx_http_offload_parse(ngx_http_request_t *r, uint8_t id[ZONE_ID_SIZE],
 }
 
 
-/*
- * From the slot while the job is active, otherwise from the store.  In this
- * order: a slot is given up only after the store has what it said.
- */
-
-ngx_int_t
-ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
-    uint8_t id[ZONE_ID_SIZE], ngx_http_offload_job_t *job)
-{
-    int                     state;
-    char                    name[NGX_MAX_PATH];
-    ngx_int_t               rc;
-    struct zone_job         zj;
-    ngx_http_offload_rt_t  *rt;
-
-    rt = zone->rt;
-
-    if (rt == NULL || !rt->mapped || rt->broken || zone_broken(&rt->zone)) {
-        return NGX_ERROR;
-    }
-
-    ngx_memzero(job, sizeof(ngx_http_offload_job_t));
-
-    state = zone_slot_read(&rt->zone, id, &zj);
-
-    switch (state) {
-
-    case ZONE_SLOT_SUBMITTED:
-    case ZONE_SLOT_QUEUED:
-    case ZONE_SLOT_RUNNING:
-
-        ngx_memcpy(job->id, id, ZONE_ID_SIZE);
-        job->state = state == ZONE_SLOT_RUNNING ? STORE_RUNNING
-                                                : STORE_QUEUED;
-        job->seq = zj.seq;
-        job->created_ms = zj.created_ms;
-        job->started_ms = zj.started_ms;
-        job->attempts = zj.attempts;
-        job->timeout_s = zj.timeout_s;
-        job->progress = ngx_min(zj.progress, 101);
-
-        return NGX_OK;
-
-    default:
-        break;
-    }
-
-    rc = ngx_http_offload_store_job(rt, r->pool, id, job);
-
-    /*
-     * A slot that could not be read is not proof of anything, nor is a zone
-     * that another has taken the place of, nor a store before its worker has
-     * taken it up: in a new zone no job has a number.
-     */
-
-    if (rc != NGX_DECLINED) {
-        return rc;
-    }
-
-    zone_path(name, sizeof(name), (char *) zone->path.data, ZONE_FILE_ZONE);
-
-    if (state < 0 || !zone_is_current(&rt->zone, name)
-        || atomic_load_explicit(&rt->zone.worker->next_seq,
-                                memory_order_relaxed) == 0)
-    {
-        return NGX_ERROR;
-    }
-
-    return NGX_DECLINED;
-}
-
-
 ngx_int_t
 ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc)
 {
@@ -301,122 +280,4 @@ ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc)
     }
 
     return ngx_http_offload_send_problem(r, &ngx_http_offload_store_down);
-}
-
-
-static ngx_int_t
-ngx_http_offload_document(ngx_http_request_t *r, ngx_http_offload_job_t *job)
-{
-    ngx_http_offload_loc_conf_t  *olcf;
-
-    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
-
-    return ngx_http_offload_send_document(r, olcf->status, &olcf->prefix,
-                                          job);
-}
-
-
-/*
- * DELETE.  offloadd decides, since it alone knows what runs: the request
- * waits for its word, and then answers with what the job has become.
- */
-
-static ngx_int_t
-ngx_http_offload_cancel(ngx_http_request_t *r, ngx_http_offload_job_t *job)
-{
-    uint64_t                      token;
-    ngx_int_t                     rc;
-    struct zone_record           *rec;
-    ngx_http_offload_rt_t        *rt;
-    ngx_http_offload_loc_conf_t  *olcf;
-
-    if (job->state == STORE_CANCELED || (job->flags & STORE_DISCARDED)) {
-        return ngx_http_offload_document(r, job);
-    }
-
-    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
-
-    rt = ngx_http_offload_rt_lane(olcf->status);
-
-    rec = rt ? zone_sq_reserve(&rt->producer, ZONE_RECORD_CANCEL, 0) : NULL;
-
-    if (rec == NULL) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
-    }
-
-    rc = ngx_http_offload_park(r, rt, ngx_http_offload_canceled,
-                               NGX_HTTP_OFFLOAD_CANCEL_TIMEOUT, 0, job->id,
-                               &token);
-
-    if (rc == NGX_BUSY) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
-    }
-
-    if (rc != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    ngx_memcpy(rec->id, job->id, ZONE_ID_SIZE);
-    rec->token = token;
-
-    zone_sq_publish(&rt->producer);
-    ngx_http_offload_rt_wake(rt);
-
-    /* a client that leaves is noticed, and takes its place with it */
-
-    r->read_event_handler = ngx_http_test_reading;
-    r->main->count++;
-
-    return NGX_DONE;
-}
-
-
-/* Without an answer it may be done all the same: the store knows first. */
-
-static ngx_uint_t
-ngx_http_offload_was_canceled(ngx_http_request_t *r,
-    ngx_http_offload_rt_t *rt, uint8_t id[ZONE_ID_SIZE],
-    ngx_http_offload_job_t *job)
-{
-    return rt != NULL
-           && ngx_http_offload_store_job(rt, r->pool, id, job) == NGX_OK
-           && (job->state == STORE_CANCELED
-               || (job->flags & STORE_DISCARDED));
-}
-
-
-static void
-ngx_http_offload_canceled(ngx_http_request_t *r, ngx_int_t result)
-{
-    uint8_t                       id[ZONE_ID_SIZE];
-    ngx_int_t                     rc;
-    ngx_uint_t                    unused;
-    ngx_http_offload_job_t        job;
-    ngx_http_offload_loc_conf_t  *olcf;
-
-    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
-
-    rc = ngx_http_offload_parse(r, id, &unused);
-
-    if (rc == NGX_OK) {
-        rc = ngx_http_offload_find(r, olcf->status, id, &job);
-    }
-
-    if (result != ZONE_DONE && result != ZONE_NOT_FOUND
-        && (rc != NGX_OK
-            || !ngx_http_offload_was_canceled(r, olcf->status->rt, id, &job)))
-    {
-        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_no_worker);
-
-    } else if (rc != NGX_OK) {
-        rc = ngx_http_offload_missing(r, rc);
-
-    } else if (job.state == STORE_EXPIRED) {
-        rc = ngx_http_offload_send_problem(r, &ngx_http_offload_gone);
-
-    } else {
-        rc = ngx_http_offload_document(r, &job);
-    }
-
-    ngx_http_finalize_request(r, rc);
 }

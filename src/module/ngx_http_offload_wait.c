@@ -22,7 +22,6 @@ static ngx_int_t ngx_http_offload_watch(ngx_http_offload_wait_t *w);
 static void ngx_http_offload_watched(ngx_http_request_t *r, ngx_int_t result);
 static ngx_uint_t ngx_http_offload_changed(ngx_http_offload_wait_t *w,
     ngx_http_offload_job_t *job);
-static uint64_t ngx_http_offload_wait_head(ngx_http_offload_wait_t *w);
 
 
 /*
@@ -66,17 +65,27 @@ ngx_http_offload_wait(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
     w->seen = *seen;
     w->deadline = ngx_current_msec + msec;
     w->handler = handler;
-    w->head = ngx_http_offload_wait_head(w);
 
     rc = ngx_http_offload_watch(w);
 
-    if (rc == NGX_OK && !w->counted) {
-        w->counted = 1;
-        r->read_event_handler = ngx_http_test_reading;
-        r->main->count++;
+    if (rc == NGX_OK) {
+        ngx_http_offload_wait_hold(r, ctx);
     }
 
     return rc;
+}
+
+
+/* The request outlives its handler's NGX_DONE, and a lost client is noticed. */
+
+void
+ngx_http_offload_wait_hold(ngx_http_request_t *r, ngx_http_offload_ctx_t *ctx)
+{
+    if (!ctx->held) {
+        ctx->held = 1;
+        r->read_event_handler = ngx_http_test_reading;
+        r->main->count++;
+    }
 }
 
 
@@ -181,22 +190,8 @@ ngx_http_offload_changed(ngx_http_offload_wait_t *w,
         return 1;
     }
 
-    return (w->flags & ZONE_WATCH_POSITION) && job->state == STORE_QUEUED
-           && ngx_http_offload_wait_head(w) != w->head;
-}
-
-
-static uint64_t
-ngx_http_offload_wait_head(ngx_http_offload_wait_t *w)
-{
-    ngx_http_offload_rt_t  *rt;
-
-    rt = w->zone->rt;
-
-    return rt && rt->mapped
-           ? atomic_load_explicit(&rt->zone.worker->head_seq,
-                                  memory_order_relaxed)
-           : 0;
+    return (w->flags & ZONE_WATCH_POSITION)
+           && job->position != w->seen.position;
 }
 
 
