@@ -341,6 +341,8 @@ struct ngx_http_offload_wait_s {
     ngx_http_offload_zone_t    *zone;
     ngx_http_offload_job_t      seen;
     uint64_t                    token;
+    uint64_t                    record_end; /* of the last WATCH */
+    uint32_t                    lane;
     ngx_msec_t                  deadline;
     ngx_uint_t                  flags;      /* ZONE_WATCH_* */
     ngx_http_offload_waited_pt  handler;

@@ -20,6 +20,7 @@
 
 static ngx_int_t ngx_http_offload_watch(ngx_http_offload_wait_t *w);
 static void ngx_http_offload_watched(ngx_http_request_t *r, ngx_int_t result);
+static ngx_uint_t ngx_http_offload_unread(ngx_http_offload_wait_t *w);
 static ngx_uint_t ngx_http_offload_changed(ngx_http_offload_wait_t *w,
     ngx_http_offload_job_t *job);
 
@@ -119,10 +120,29 @@ ngx_http_offload_watch(ngx_http_offload_wait_t *w)
     rec->slot = NGX_HTTP_OFFLOAD_WATCH;
     rec->watch = w->flags;
 
+    w->lane = rt->lane;
+    w->record_end = rt->producer.next;
+
     zone_sq_publish(&rt->producer);
     ngx_http_offload_rt_wake(rt);
 
     return NGX_OK;
+}
+
+
+/* Is the record of the last watch in the ring still? */
+
+static ngx_uint_t
+ngx_http_offload_unread(ngx_http_offload_wait_t *w)
+{
+    ngx_http_offload_rt_t  *rt;
+
+    rt = w->zone->rt;
+
+    return rt && rt->lane == w->lane
+           && (int64_t) (atomic_load(&rt->producer.lane->sq_head)
+                         - w->record_end)
+              < 0;
 }
 
 
@@ -151,9 +171,12 @@ ngx_http_offload_watched(ngx_http_request_t *r, ngx_int_t result)
             return;
         }
 
-        /* not active, and not settled: it is on its way into the store */
+        /*
+         * Not active, and not settled: it is on its way into the store.  Or
+         * nobody has read the last record: another would only fill the ring.
+         */
 
-        if (result == ZONE_NOT_FOUND
+        if ((result == ZONE_NOT_FOUND || ngx_http_offload_unread(w))
             && ngx_http_offload_park(r, w->zone->rt, ngx_http_offload_watched,
                                      ngx_min(left,
                                              NGX_HTTP_OFFLOAD_WATCH_AGAIN),
