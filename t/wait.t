@@ -198,4 +198,24 @@ for my $zone ('jobs 16m path=%%ZONE%%',
     $n->finish;
 }
 
+# while offloadd is away, who waits asks once, and leaves the ring to jobs
+
+{
+    my $n = Offload->new(backend => $b, workers => 1, http => $HTTP)->start;
+    my $job = $n->submit(POST => '/x?gate=away', body => 'x');
+
+    $n->wait_status($job, 'running');
+
+    my $pid = $n->offloadd;
+
+    Offload::wait_until(10, sub { !$n->figures->{bytes} });
+    kill 'STOP', $pid;
+    is $n->get("$job->{path}?wait=13")->{status}, 202, 'nobody answers';
+    is $n->figures->{bytes}, 64, 'one record is in the ring';
+    kill 'CONT', $pid;
+    $b->open_gate('away');
+    is $n->settled($job)->{status}, 'completed', 'and it goes on';
+    $n->finish;
+}
+
 Offload::finish_all();
