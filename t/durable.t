@@ -92,7 +92,7 @@ sub seen { my ($uri) = @_;
 
     # ---- offloadd does not answer: stopped before it read the record
 
-    kill 'STOP', $pid;
+    Offload::freeze($pid);
 
     my @uris = map { "/soon/$_" } 1 .. 5;
     my @socks = send_all($n, @uris);

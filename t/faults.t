@@ -298,7 +298,7 @@ for my $durability ('memory', 'disk') {
     my $pid = $n->offloadd;
 
     post(10);
-    kill 'STOP', $pid;
+    Offload::freeze($pid);
 
     my @waiting = map {
         my $s = Http::dial($n->port) or die "dial: $!\n";

@@ -89,7 +89,13 @@ is "$head->{status} $head->{h}{'content-length'} $head->{body}",
 
 # from the queue to the result, without loading it again
 
-my $w = Browser->start;
+my $w = eval { Browser->start };
+
+if (!$w) {
+    diag "no browser here, so the page itself is not tried: $@";
+    Offload::finish_all();
+    exit;
+}
 
 $w->open($root . $job->{path});
 ok $w->wait_text('#state', qr/^queued$/i), 'the browser shows: queued';

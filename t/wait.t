@@ -209,7 +209,7 @@ for my $zone ('jobs 16m path=%%ZONE%%',
     my $pid = $n->offloadd;
 
     Offload::wait_until(10, sub { !$n->figures->{bytes} });
-    kill 'STOP', $pid;
+    Offload::freeze($pid);
     is $n->get("$job->{path}?wait=13")->{status}, 202, 'nobody answers';
     is $n->figures->{bytes}, 64, 'one record is in the ring';
     kill 'CONT', $pid;

@@ -35,7 +35,7 @@ sub until_broken {
 sub while_stopped {
     my ($n, $pid, $probe) = @_;
 
-    kill 'STOP', $pid;
+    Offload::freeze($pid);
 
     my $job = Crash::send_job($n, $probe, at => '/soon');
 

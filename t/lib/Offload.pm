@@ -32,7 +32,8 @@ use Backend;
 use Http;
 use Ports;
 use parent qw(Counters Logs);
-use Util qw(alive parent pids read_file title wait_until write_file);
+use Util qw(alive freeze parent pids read_file title wait_until
+            write_file);
 
 our $ROOT = abs_path(dirname(__FILE__) . '/../..');
 our $USER = 'www-data';

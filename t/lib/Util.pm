@@ -8,7 +8,8 @@ use warnings;
 use Exporter qw(import);
 use Time::HiRes qw(time sleep);
 
-our @EXPORT_OK = qw(alive parent pids read_file title wait_until write_file);
+our @EXPORT_OK = qw(alive freeze parent pids read_file title wait_until
+                    write_file);
 
 
 sub pids {
@@ -30,6 +31,17 @@ sub stat_of {
 sub alive { my ($state) = stat_of($_[0]); $state && $state !~ /[ZX]/ }
 sub stopped { my ($state) = stat_of($_[0]); $state && $state eq 'T' }
 sub parent { my (undef, $ppid) = stat_of($_[0]); $ppid }
+
+
+# A process told to stop goes on for a moment: waits until it really stands.
+
+sub freeze {
+    my ($pid) = @_;
+
+    kill 'STOP', $pid;
+
+    return wait_until(10, sub { ((stat_of($pid))[0] // '') eq 'T' });
+}
 
 
 sub title {
