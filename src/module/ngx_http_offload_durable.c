@@ -136,6 +136,7 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
     ngx_http_offload_loc_conf_t  *olcf;
 
     ctx = ngx_http_offload_get_ctx(r);
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
     if (result == NGX_HTTP_OFFLOAD_LATE) {
         rc = ngx_http_offload_withdraw(r, ctx);
@@ -143,8 +144,6 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
         if (rc == NGX_AGAIN) {
             return;
         }
-
-        olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
         ngx_http_offload_unpark_token(olcf->zone->rt, ctx->token);
 
@@ -161,8 +160,6 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
     switch (rc) {
 
     case NGX_OK:
-        olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
-
         rc = ngx_http_offload_accepted(r, olcf, &ctx->answer);
         break;
 
