@@ -242,6 +242,32 @@ for my $try ([ 'a zone on a disk', 'jobs 16m path=%%PREFIX%%/z',
 
 is_deeply [ glob "$n->{shm}/*" ], [], 'nothing was made by that either';
 
+SKIP: {
+    my $small = "$n->{prefix}/small";
+
+    mkdir $small;
+    skip 'no file system of a few MB can be mounted here', 2
+        if system("unshare -m mount -t tmpfs -o size=8m none $small "
+                  . '2>/dev/null') != 0;
+
+    $n->write_conf(zone => "jobs 16m path=%%ZONE%% store=$small/s",
+                   http => server($GOOD), worker => $n->{start_script});
+
+    my $out = do {
+        my @nginx = $n->command('-t');
+
+        open my $fh, '-|', 'unshare', '-m', 'sh', '-c',
+            "mount -t tmpfs -o size=8m none $small && exec \"\$@\" 2>&1",
+            'sh', @nginx or die "unshare: $!";
+        local $/;
+        <$fh>;
+    };
+
+    like $out, qr/test is successful/, 'a store with little room is no error';
+    like $out, qr{\[warn\].*store "$small/s" of zone "jobs".* bytes left},
+        'but a warning';
+}
+
 
 # a good one under -t makes nothing either
 

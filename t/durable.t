@@ -238,6 +238,11 @@ my %DIES = (
 
     kill 'TERM', $pid;
     waitpid $pid, 0;
+
+    # one that stays away is not waited for any more
+    ok Offload::wait_until(30, sub {
+        ($n->request(POST => '/soon/gone', body => 'x')->{body} // '')
+            =~ /zone-unavailable/ }), 'after a while 503 comes at once';
     $n->finish;
 }
 
