@@ -31,11 +31,12 @@
  *      offloadd_store.c     the store thread
  *      offloadd_drain.c     SQs into the engine
  *      offloadd_drained.c   after the commit: slots, heads, answers
- *      offloadd_claim.c     durability=disk: who waits, and who gave up
+ *      offloadd_claim.c     who waits for the commit, and who gave up
  *      offloadd_answer.c    answers into CQs
  *      offloadd_lmdb.c      the engine: environment, transactions
  *      offloadd_lmdb_job.c  the engine: a job's rows
  *      offloadd_lmdb_make.c the engine: a store that is not there yet
+ *      offloadd_lmdb_key.c  the engine: idempotency keys
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_files.c     spool and blob files

@@ -1,7 +1,8 @@
 /*
- * The promise of durability=disk: nginx waits with its 202 until offloadd has
- * committed the job, and may give up.  Which of the two was first is decided
- * by the record's claim, in the ring.  Store thread, or main before it.
+ * The promise of durability=disk, and of an idempotency key: nginx waits with
+ * its 202 until offloadd has committed the job, and may give up.  Which of the
+ * two was first is decided by the record's claim, in the ring.  Store thread,
+ * or main before it.
  *
  *      read            NONE -> TAKEN
  *      commit
@@ -30,7 +31,7 @@ claim_waited_for(const struct zone_record *rec)
 
 /* The body of a job that will not be, unless its row says so itself. */
 
-static void
+void
 claim_unlink_body(struct store *s, const struct zone_record *rec)
 {
     struct zone_request_view  view;
@@ -100,6 +101,33 @@ claims_settle(struct store *s)
 }
 
 
+/*
+ * What has the key of a job of the same batch that is withdrawn now is the
+ * duplicate of nothing: its client is to try again.
+ */
+
+static void
+claims_orphans(struct store *s)
+{
+    uint32_t            i, k;
+    struct drain_item  *item;
+
+    for (i = 0; i < s->nitems; i++) {
+        item = &s->items[i];
+
+        for (k = 0; item->kind == DRAIN_DUPLICATE && k < s->nitems; k++) {
+
+            if (s->items[k].kind == DRAIN_WITHDRAWN
+                && memcmp(s->items[k].record.id, item->first, ZONE_ID_SIZE)
+                   == 0)
+            {
+                item->result = ZONE_NOT_FOUND;
+            }
+        }
+    }
+}
+
+
 static int
 claims_remove(struct store *s, struct engine_error *e)
 {
@@ -143,6 +171,8 @@ claims_committed(struct store *s)
     memset(&e, 0, sizeof(e));
 
     ZONE_FAILPOINT("claim.remove.begin");
+
+    claims_orphans(s);
 
     while (claims_remove(s, &e) != 0) {
         store_failed(s, &e);
@@ -216,7 +246,7 @@ claims_refuse(struct store *s, uint32_t result, int uncertain)
 }
 
 
-/* One record that is in a ring when offloadd starts. */
+/* One record that is in a ring when offloadd starts, or starts over. */
 
 static int
 claim_recover(struct store *s, struct zone_record *rec,
@@ -243,18 +273,20 @@ claim_recover(struct store *s, struct zone_record *rec,
 }
 
 
+/*
+ * Inside the open transaction, with nothing read from the rings: also after a
+ * commit that failed, and may have stored what was refused then.  Or others
+ * would find its keys taken, by jobs that will not be.
+ */
+
 int
-claims_recover(struct store *s, struct engine_error *e)
+claims_review(struct store *s, struct engine_error *e)
 {
     int                   rc;
     uint32_t              i;
     struct zone_error     ze;
     struct zone_record   *rec;
     struct zone_consumer  c;
-
-    if (s->engine->begin(s->self, e) != 0) {
-        return -1;
-    }
 
     rc = 0;
 
@@ -271,7 +303,18 @@ claims_recover(struct store *s, struct engine_error *e)
         }
     }
 
-    if (rc != 0) {
+    return rc;
+}
+
+
+int
+claims_recover(struct store *s, struct engine_error *e)
+{
+    if (s->engine->begin(s->self, e) != 0) {
+        return -1;
+    }
+
+    if (claims_review(s, e) != 0) {
         s->engine->abort(s->self);
         return -1;
     }

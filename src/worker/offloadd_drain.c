@@ -206,9 +206,7 @@ drain_full(struct store *s, int full)
         s->full_until = mono_ms() + DRAIN_FULL_MS;
         atomic_fetch_or(&w->refusing, ZONE_REFUSING_FULL);
 
-        if (s->durable) {
-            claims_refuse(s, ZONE_NO_ROOM, 0);
-        }
+        claims_refuse(s, ZONE_NO_ROOM, 0);
 
         return;
     }
@@ -447,6 +445,14 @@ drain_job(struct store *s, struct drain_item *item,
 
     if (rc == -1) {
         return -1;
+    }
+
+    if (rc == ENGINE_DUPLICATE || rc == ENGINE_CONFLICT) {
+        item->kind = DRAIN_DUPLICATE;
+        item->result = rc == ENGINE_DUPLICATE ? ZONE_DUPLICATE
+                                              : ZONE_CONFLICT;
+        memcpy(item->first, in.first, ZONE_ID_SIZE);
+        return 0;
     }
 
     item->kind = rc == ENGINE_KNOWN ? DRAIN_KNOWN : DRAIN_JOB;

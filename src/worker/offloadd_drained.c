@@ -31,7 +31,7 @@ drain_slot(struct store *s, struct drain_item *item)
 
     state = ZONE_SLOT_SETTLED;
 
-    if (item->kind != DRAIN_REJECT && item->kind != DRAIN_WITHDRAWN) {
+    if (item->kind == DRAIN_JOB || item->kind == DRAIN_KNOWN) {
         job.seq = item->seq;
         job.created_ms = item->row.created_ms;
         job.started_ms = item->row.started_ms;
@@ -169,6 +169,11 @@ drain_item_done(struct store *s, struct store_batch *b,
                      || item->row.state == STORE_RUNNING;
         break;
 
+    case DRAIN_DUPLICATE:
+        claim_unlink_body(s, item->at);
+        ev->type = STORE_EVENT_REJECT;
+        break;
+
     default:
         ev->type = STORE_EVENT_REJECT;
         break;
@@ -180,8 +185,10 @@ drain_item_done(struct store *s, struct store_batch *b,
         c.type = item->record.type;
         c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED
                    : item->kind == DRAIN_WITHDRAWN ? ZONE_NOT_FOUND
+                   : item->kind == DRAIN_DUPLICATE ? item->result
                                                    : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
+        memcpy(c.job, item->first, ZONE_ID_SIZE);
         answer_post(s, item->lane, &c);
     }
 }

@@ -36,6 +36,8 @@ static const struct {
     { STORE_DB_REQUESTS, MDB_INTEGERKEY },
     { STORE_DB_RESULTS, MDB_INTEGERKEY },
     { STORE_DB_EXPIRY, 0 },
+    { STORE_DB_KEYS, 0 },
+    { STORE_DB_KEY_EXPIRY, 0 },
 };
 
 
@@ -438,7 +440,7 @@ lmdb_put(struct lmdb *m, enum lmdb_db db, MDB_val *key, MDB_val *data,
 {
     int  rc;
 
-    if (db == LMDB_META || db == LMDB_IDS) {
+    if (db == LMDB_META || db == LMDB_IDS || db == LMDB_KEYS) {
         rc = mdb_put(m->txn, m->db[db], key, data, 0);
 
     } else {

@@ -18,6 +18,8 @@ enum lmdb_db {
     LMDB_REQUESTS,
     LMDB_RESULTS,
     LMDB_EXPIRY,
+    LMDB_KEYS,
+    LMDB_KEY_EXPIRY,
     LMDB_DBS
 };
 
@@ -61,6 +63,31 @@ lmdb_seq_key(MDB_val *key, uint64_t *seq)
     key->mv_size = sizeof(*seq);
 }
 
+/* Numbers in keys: the smallest comes first. */
+
+static inline uint64_t
+lmdb_big_endian(const uint8_t *p)
+{
+    int       i;
+    uint64_t  n;
+
+    for (i = 0, n = 0; i < 8; i++) {
+        n = n << 8 | p[i];
+    }
+
+    return n;
+}
+
+static inline void
+lmdb_put_big_endian(uint8_t *p, uint64_t n)
+{
+    int  i;
+
+    for (i = 0; i < 8; i++) {
+        p[i] = (uint8_t) (n >> (56 - 8 * i));
+    }
+}
+
 int lmdb_fail(struct engine_error *e, int rc, const char *what);
 int lmdb_doom(struct lmdb *m, const char *dir, const uint8_t *id,
     uint32_t attempt, struct engine_error *e);
@@ -94,6 +121,17 @@ int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
 
 /* offloadd_lmdb_make.c: if it is not there */
 int lmdb_make(const char *store, const char *file, struct engine_error *e);
+/* offloadd_lmdb_key.c */
+int lmdb_key_check(struct lmdb *m, struct engine_insert *in,
+    struct engine_error *e);
+int lmdb_key_take(struct lmdb *m, struct engine_insert *in,
+    struct engine_error *e);
+int lmdb_key_give_back(struct lmdb *m, const MDB_val *request,
+    const uint8_t *id, struct engine_error *e);
+int lmdb_key_file(struct lmdb *m, const MDB_val *request,
+    const struct store_job *row, struct engine_error *e);
+int lmdb_keys_expire(struct lmdb *m, uint64_t now_ms, int max,
+    struct engine_error *e);
 
 /* offloadd_lmdb_count.c */
 int lmdb_read_counters(struct lmdb *m, struct engine_error *e);

@@ -207,6 +207,7 @@ lmdb_put_rings(void *self, const struct store_rings *row, size_t size,
 
     m->txn_counters.rejected += t->rejected;
     m->txn_counters.withdrawn += t->withdrawn;
+    m->txn_counters.duplicates += t->duplicates;
 
     lmdb_meta_key(&key, STORE_ROW_RINGS);
     data.mv_data = (void *) (uintptr_t) row;

@@ -90,9 +90,18 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     MDB_val       key, data;
     struct lmdb  *m = self;
 
+    rc = lmdb_key_check(m, in, e);
+    if (rc != 0) {
+        return rc;
+    }
+
     rc = lmdb_insert_id(m, in, e);
     if (rc != 0) {
         return rc;
+    }
+
+    if (lmdb_key_take(m, in, e) != 0) {
+        return -1;
     }
 
     memset(&in->row, 0, sizeof(in->row));
@@ -358,7 +367,7 @@ int
 lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
     struct engine_error *e)
 {
-    int                      i, rc;
+    int                      rc;
     MDB_val                  key, data;
     struct zone_request      request;
     struct store_expiry_key  expiry;
@@ -387,15 +396,19 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
             }
         }
 
+        if (lmdb_key_file(m, &data, row, e) != 0) {
+            return -1;
+        }
+
+        lmdb_seq_key(&key, &seq);
+
         if (lmdb_del(m, LMDB_REQUESTS, &key, e) != 0) {
             return -1;
         }
     }
 
-    for (i = 0; i < 8; i++) {
-        expiry.expires_ms[i] = (uint8_t) (row->expires_ms >> (56 - 8 * i));
-        expiry.seq[i] = (uint8_t) (seq >> (56 - 8 * i));
-    }
+    lmdb_put_big_endian(expiry.expires_ms, row->expires_ms);
+    lmdb_put_big_endian(expiry.seq, seq);
 
     key.mv_data = &expiry;
     key.mv_size = sizeof(expiry);
@@ -573,13 +586,13 @@ lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
 }
 
 
-/* Its number is not given out again. */
+/* Its number is not given out again, its key is free. */
 
 int
 lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e)
 {
     int               rc;
-    MDB_val           key;
+    MDB_val           key, data;
     uint64_t          seq;
     struct lmdb      *m = self;
     struct store_job  row;
@@ -599,6 +612,14 @@ lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e)
     }
 
     lmdb_count_withdrawn(m, row.state);
+
+    lmdb_seq_key(&key, &seq);
+
+    if (mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data) == 0
+        && lmdb_key_give_back(m, &data, id, e) != 0)
+    {
+        return -1;
+    }
 
     key.mv_data = (void *) (uintptr_t) id;
     key.mv_size = ZONE_ID_SIZE;

@@ -229,20 +229,6 @@ lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt)
 }
 
 
-static uint64_t
-lmdb_big_endian(const uint8_t *p)
-{
-    int       i;
-    uint64_t  n;
-
-    for (i = 0, n = 0; i < 8; i++) {
-        n = n << 8 | p[i];
-    }
-
-    return n;
-}
-
-
 int
 lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
     struct engine_error *e)
@@ -289,8 +275,11 @@ lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
         return -1;
     }
 
-    return rc == 0 || rc == MDB_NOTFOUND ? n
-                                         : lmdb_fail(e, rc, STORE_DB_EXPIRY);
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return lmdb_fail(e, rc, STORE_DB_EXPIRY);
+    }
+
+    return lmdb_keys_expire(m, now_ms, max, e) == 0 ? n : -1;
 }
 
 

@@ -150,6 +150,10 @@ store_fill(struct store *s, struct store_batch *b, struct engine_error *e)
 {
     uint32_t  n, most;
 
+    if (s->unsure && claims_review(s, e) != 0) {
+        return -1;
+    }
+
     most = s->failures ? 1 : STORE_OPS_MAX;
     s->applied = &s->todo;
 
@@ -337,6 +341,7 @@ store_committed(struct store *s, struct store_batch *b)
     struct store_op  *op, **link;
 
     s->failures = 0;
+    s->unsure = 0;
     s->retry_at = 0;
     atomic_fetch_and(&s->daemon->zone.worker->refusing,
                      ~(uint32_t) ZONE_REFUSING_FAILED);
@@ -433,6 +438,7 @@ store_failed(struct store *s, const struct engine_error *e)
 
     s->failures++;
     s->failed++;
+    s->unsure = 1;
     s->failed_at = now;
     s->retry_at = now + pause;
 
@@ -448,9 +454,7 @@ store_failed(struct store *s, const struct engine_error *e)
 
     atomic_fetch_or(&s->daemon->zone.worker->refusing, ZONE_REFUSING_FAILED);
 
-    if (s->durable) {
-        claims_refuse(s, ZONE_FAILED, e->uncertain);
-    }
+    claims_refuse(s, ZONE_FAILED, e->uncertain);
 }
 
 

@@ -91,6 +91,9 @@ struct store_batch {
 #define ENGINE_KNOWN          1                 /* insert: id is there */
 #define ENGINE_STALE          2                 /* the row's state forbids */
 #define ENGINE_NOT_FOUND      3
+#define ENGINE_DUPLICATE      4                 /* insert: its key is another
+                                                   job's, */
+#define ENGINE_CONFLICT       5                 /* of other content */
 
 struct engine_error {
     int   err;                                  /* errno or the engine's */
@@ -109,6 +112,8 @@ struct engine_insert {
     int                             start;      /* insert as RUNNING */
     uint64_t                        seq;        /* out */
     struct store_job                row;        /* out; KNOWN: as stored */
+    uint8_t                         first[ZONE_ID_SIZE];  /* out: DUPLICATE:
+                                                   whose key it is */
 };
 
 struct engine_cancel {
@@ -122,6 +127,7 @@ struct engine_cancel {
 struct engine_turned {
     uint64_t  rejected;
     uint64_t  withdrawn;
+    uint64_t  duplicates;                       /* and conflicts */
 };
 
 typedef int (*engine_scan)(void *ctx, uint64_t seq,
@@ -201,7 +207,8 @@ struct drain_item {
     uint64_t              seq;
     struct store_job      row;
     struct attempt       *attempt;
-    uint32_t              result;               /* cancel's */
+    uint32_t              result;               /* CANCEL, DUPLICATE: answer */
+    uint8_t               first[ZONE_ID_SIZE];  /* DUPLICATE: that job */
 };
 
 struct answer {
@@ -251,6 +258,7 @@ struct store {
     int                   wake;                 /* worker.wake */
     uint32_t              failures;             /* in a row */
     uint32_t              failed;               /* since it last was fine */
+    int                   unsure;               /* what the last commit left */
     uint64_t              failed_at;            /* mono ms */
     uint64_t              retry_at;             /* mono ms */
     uint64_t              error_logged;         /* mono ms */
@@ -289,6 +297,7 @@ enum drain_kind {
     DRAIN_CANCEL,
     DRAIN_REJECT,                               /* not a request */
     DRAIN_WITHDRAWN,                            /* nobody waits any more */
+    DRAIN_DUPLICATE,                            /* its key is another job's */
     DRAIN_WATCH
 };
 
@@ -308,8 +317,10 @@ void drain_look(struct store *s);
 
 int claim_withdrawn(struct store *s, const struct zone_record *rec,
     struct engine_error *e);
+void claim_unlink_body(struct store *s, const struct zone_record *rec);
 int claims_committed(struct store *s);
 void claims_refuse(struct store *s, uint32_t result, int uncertain);
+int claims_review(struct store *s, struct engine_error *e);
 /* Main thread, before jobs are scheduled. */
 int claims_recover(struct store *s, struct engine_error *e);
 

@@ -244,6 +244,10 @@ enum zone_completion_result {
     ZONE_FAILED,                                /* the store failed */
     ZONE_NO_ROOM,                               /* the store is full */
     ZONE_ARMED,                                 /* WATCH: from now on */
+    ZONE_DUPLICATE,                             /* JOB: its key is that of
+                                                   another, `job`, and so is
+                                                   its content */
+    ZONE_CONFLICT,                              /* JOB: the content is not */
     ZONE_RESULTS
 };
 
@@ -251,7 +255,8 @@ struct zone_completion {
     uint64_t          token;                    /* as in the record */
     uint32_t          type;                     /* enum zone_record_type */
     uint32_t          result;                   /* enum ..._result */
-    uint8_t           id[ZONE_ID_SIZE];
+    uint8_t           id[ZONE_ID_SIZE];         /* as in the record */
+    uint8_t           job[ZONE_ID_SIZE];        /* DUPLICATE: the job */
 };
 
 
@@ -269,7 +274,7 @@ ZONE_ASSERT(sizeof(struct zone_job) == 88);
 ZONE_ASSERT(sizeof(struct zone_slot) == 128);
 ZONE_ASSERT(offsetof(struct zone_slot, job) == 16);
 ZONE_ASSERT(sizeof(struct zone_record) == 56);
-ZONE_ASSERT(sizeof(struct zone_completion) == 32);
+ZONE_ASSERT(sizeof(struct zone_completion) == 48);
 
 
 /* zone_file.c: geometry, validate, map; zone_create.c: create */

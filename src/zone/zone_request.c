@@ -13,7 +13,8 @@
 
 
 #define ZONE_REQUEST_FLAGS     (ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY \
-                               |ZONE_REQUEST_AT_MOST_ONCE)
+                               |ZONE_REQUEST_AT_MOST_ONCE                     \
+                               |ZONE_REQUEST_KEYED)
 #define ZONE_REQUEST_ENTRANCE  16
 
 
@@ -22,8 +23,11 @@
 static uint64_t
 zone_request_strings(const struct zone_request *r)
 {
-    return (uint64_t) sizeof(*r) + r->method_len + r->entrance_len
-           + r->uri_len + r->queue_len + r->context_len + r->headers_len;
+    return (uint64_t) sizeof(*r)
+           + (r->flags & ZONE_REQUEST_KEYED ? sizeof(struct zone_request_key)
+                                            : 0)
+           + r->method_len + r->entrance_len + r->uri_len + r->queue_len
+           + r->context_len + r->headers_len;
 }
 
 
@@ -251,6 +255,15 @@ zone_request_parse(struct zone_request_view *v, const void *p, size_t n)
     }
 
     pos = (const char *) p + sizeof(*r);
+
+    if (r->flags & ZONE_REQUEST_KEYED) {
+        memcpy(&v->key, pos, sizeof(v->key));
+        pos += sizeof(v->key);
+
+        if (v->key.ttl_s == 0) {
+            return "the lifetime of the request's key is 0";
+        }
+    }
 
     pos = zone_request_cut(&v->method, pos, r->method_len);
     pos = zone_request_cut(&v->entrance, pos, r->entrance_len);

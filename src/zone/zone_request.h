@@ -3,7 +3,8 @@
  * writes it into the SQ, offloadd stores it as it is and reads it back for
  * each attempt.  The strings follow the fixed part without gaps, in the order
  * of the lengths, the body last; none is NUL-terminated except that each
- * header line ends with a NUL ("Name: value\0Name: value\0").
+ * header line ends with a NUL ("Name: value\0Name: value\0").  With the flag
+ * KEYED a struct zone_request_key stands between the fixed part and them.
  *
  * Method, uri, headers and context are sent by offloadd without looking into
  * them, so zone_request_parse() refuses whatever could break out of its line.
@@ -22,6 +23,7 @@
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
 #define ZONE_REQUEST_AT_MOST_ONCE 0x0004    /* an attempt begun is the last */
+#define ZONE_REQUEST_KEYED        0x0008    /* a job for its key's first */
 
 struct zone_request {
     uint16_t  layout;
@@ -44,20 +46,38 @@ struct zone_request {
 _Static_assert(sizeof(struct zone_request) == 40, "zone_request");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
 
+/*
+ * An idempotency key: requests with the same one are the same job.  Digests
+ * only: the key itself is one of the request's headers, or not kept.
+ */
+
+#define ZONE_DIGEST_SIZE      20
+
+struct zone_request_key {
+    uint8_t   key[ZONE_DIGEST_SIZE];        /* of its scope and its text */
+    uint8_t   print[ZONE_DIGEST_SIZE];      /* of the request it stands for */
+    uint32_t  ttl_s;                        /* from created_ms; 1 or more */
+    uint32_t  spare;
+};
+
+_Static_assert(sizeof(struct zone_request_key) == 48, "zone_request_key");
+_Static_assert(offsetof(struct zone_request_key, ttl_s) == 40, "ttl_s");
+
 struct zone_str {
     const char  *data;
     size_t       len;
 };
 
 struct zone_request_view {
-    struct zone_request  fixed;
-    struct zone_str      method;
-    struct zone_str      entrance;
-    struct zone_str      uri;
-    struct zone_str      queue;
-    struct zone_str      context;
-    struct zone_str      headers;           /* NUL after each line */
-    struct zone_str      body;              /* empty with BODY_FILE */
+    struct zone_request      fixed;
+    struct zone_request_key  key;           /* zeroed unless KEYED */
+    struct zone_str          method;
+    struct zone_str          entrance;
+    struct zone_str          uri;
+    struct zone_str          queue;
+    struct zone_str          context;
+    struct zone_str          headers;       /* NUL after each line */
+    struct zone_str          body;          /* empty with BODY_FILE */
 };
 
 /* Bytes of the payload, fixed part and body included. */

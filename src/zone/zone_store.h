@@ -13,6 +13,8 @@
  *                 job is settled
  *      results    seq -> struct store_result + headers + inline body
  *      expiry     store_expiry_key -> nothing
+ *      keys       digest of an idempotency key -> struct store_key
+ *      key_expiry store_key_expiry -> nothing; once the key's job is settled
  *
  * seq is a uint64_t in native byte order (MDB_INTEGERKEY), given out in order
  * of acceptance, from 1.  Settled jobs keep their row in `jobs` until they
@@ -31,6 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "zone.h"
+#include "zone_request.h"
 
 #define STORE_LAYOUT          1
 #define STORE_FILE            "store.mdb"       /* MDB_NOSUBDIR */
@@ -45,7 +48,9 @@
 #define STORE_DB_REQUESTS     "requests"
 #define STORE_DB_RESULTS      "results"
 #define STORE_DB_EXPIRY       "expiry"
-#define STORE_DBS             8
+#define STORE_DB_KEYS         "keys"
+#define STORE_DB_KEY_EXPIRY   "key_expiry"
+#define STORE_DBS             16
 
 enum store_state {
     STORE_QUEUED = 1,
@@ -139,6 +144,23 @@ struct store_expiry_key {
 _Static_assert(sizeof(struct store_expiry_key) == 16, "store_expiry_key");
 
 
+/* Whose key it is; the job may have expired before it. */
+
+struct store_key {
+    uint8_t   id[ZONE_ID_SIZE];
+    uint8_t   print[ZONE_DIGEST_SIZE];          /* see zone_request_key */
+    uint32_t  spare;
+};
+
+struct store_key_expiry {
+    uint8_t   expires_ms[8];                    /* big endian */
+    uint8_t   key[ZONE_DIGEST_SIZE];
+};
+
+_Static_assert(sizeof(struct store_key) == 40, "store_key");
+_Static_assert(sizeof(struct store_key_expiry) == 28, "store_key_expiry");
+
+
 /*
  * What became of every job, written with each commit that changed it.  As
  * many were accepted as there are now in all states together: a job that
@@ -152,9 +174,11 @@ struct store_counters {
                                                    their rows are gone */
     uint64_t  withdrawn;                        /* nginx had given them up */
     uint64_t  rejected;                         /* were no requests */
+    uint64_t  duplicates;                       /* had a key that was taken:
+                                                   no jobs of their own */
 };
 
-_Static_assert(sizeof(struct store_counters) == 88, "store_counters");
+_Static_assert(sizeof(struct store_counters) == 96, "store_counters");
 _Static_assert(offsetof(struct store_counters, jobs) == 8, "jobs");
 
 /* Accepted, and nowhere to be found: 0. */

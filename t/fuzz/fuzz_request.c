@@ -56,6 +56,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (v.method.len == 0 || v.uri.len == 0 || v.entrance.len != 16
         || zone_request_size(&v.fixed) != size
+        || (v.fixed.flags & ZONE_REQUEST_KEYED ? v.key.ttl_s == 0
+                                               : v.key.ttl_s != 0)
         || (const uint8_t *) v.body.data + v.body.len != data + size
         || (v.headers.len && v.headers.data[v.headers.len - 1] != '\0'))
     {
@@ -80,6 +82,8 @@ fuzz_make(uint8_t *to, size_t max, uint64_t *random)
     uint64_t             x;
     struct zone_request  r;
 
+    static const struct zone_request_key  key = { { 1 }, { 2 }, 60, 0 };
+
     static const char  strings[] =
         "POST0123456789abcdef/reports?a=b192.0.2.1 http"
         "Host: a\0Accept: */*\0body";
@@ -94,14 +98,23 @@ fuzz_make(uint8_t *to, size_t max, uint64_t *random)
     r.headers_len = 20;
     r.body_size = 4;
 
-    n = sizeof(r) + sizeof(strings) - 1;
+    n = sizeof(r) + sizeof(strings) - 1 + sizeof(key);
 
     if (n > max) {
         abort();
     }
 
+    n = sizeof(r);
+
+    if (fuzz_random(random) % 2) {
+        r.flags = ZONE_REQUEST_KEYED;
+        memcpy(to + n, &key, sizeof(key));
+        n += sizeof(key);
+    }
+
     memcpy(to, &r, sizeof(r));
-    memcpy(to + sizeof(r), strings, sizeof(strings) - 1);
+    memcpy(to + n, strings, sizeof(strings) - 1);
+    n += sizeof(strings) - 1;
 
     changes = fuzz_random(random) % 4;
 

@@ -26,7 +26,7 @@
 
 #define FUZZ_JOBS    8
 #define FUZZ_CHANGE  9                          /* bytes of input */
-#define FUZZ_SIZE    (4096 + 4096 + 8192 + 131072 + 262144)
+#define FUZZ_SIZE    (4096 + 4096 + 8192 + 196608 + 262144)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -150,7 +150,7 @@ static const struct {
     { 4096, 128 },
     { 4096 + 4096, 64 * 128 },                  /* slots */
     { 4096 + 12288, 4096 },                     /* CQ */
-    { 4096 + 12288 + 131072, 4096 },            /* SQ: its start */
+    { 4096 + 12288 + 196608, 4096 },            /* SQ: its start */
     { FUZZ_SIZE - 2048, 2048 },                 /* and its end */
 };
 

@@ -26,6 +26,7 @@ completion(uint64_t n)
     c.type = n % 2 ? ZONE_RECORD_JOB : ZONE_RECORD_CANCEL;
     c.result = n % ZONE_RESULTS;
     unit_pattern(c.id, sizeof(c.id), n);
+    unit_pattern(c.job, sizeof(c.job), n + 1);
 
     return c;
 }

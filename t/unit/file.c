@@ -100,7 +100,7 @@ test_geometry(void)
                    || (g.sq_size & (g.sq_size - 1)) != 0
                    || g.slots < 64
                    || (g.slots < 65536 && g.slots * 128ull < budget / 8 - 4096)
-                   || 4096 + (g.slots * 128ull + 4095) / 4096 * 4096 + 131072
+                   || 4096 + (g.slots * 128ull + 4095) / 4096 * 4096 + 196608
                       + g.sq_size > budget;
         }
     }
@@ -118,7 +118,7 @@ test_create(void)
     struct zone_geometry  g, p;
     struct statvfs        vfs;
 
-    g = geometry(1 << 20, 2, 0);
+    g = geometry(2 << 20, 2, 0);
 
     is(zone_probe(tap_file("new"), &p, &e), -1, "no file, no zone");
     is(e.err, ENOENT, "which the error code says");
@@ -128,15 +128,15 @@ test_create(void)
     is(zone_create(tap_file("new"), &g, getuid(), getgid(), &e), 0, "create");
     must(stat(tap_file("new"), &st) == 0);
     is(st.st_mode & 07777, 0600, "its mode is 0600");
-    is(st.st_size, 1 << 20, "it has the size that was asked for");
-    ok((uint64_t) st.st_blocks * 512 >= 1 << 20, "and is not sparse");
+    is(st.st_size, 2 << 20, "it has the size that was asked for");
+    ok((uint64_t) st.st_blocks * 512 >= 2 << 20, "and is not sparse");
 
     is(zone_probe(tap_file("new"), &p, &e), 0, "probe");
-    ok(p.size == 1 << 20 && p.lanes == 2 && p.slots > 0
+    ok(p.size == 2 << 20 && p.lanes == 2 && p.slots > 0
        && p.sq_size >= ZONE_SQ_MIN, "says the geometry");
 
     is(zone_open(&z, tap_file("new"), &e), 0, "open");
-    is(z.size, 1 << 20, "the mapping is the whole file");
+    is(z.size, 2 << 20, "the mapping is the whole file");
     ok(zone_is_current(&z, tap_file("new")), "it is the current file");
     is(unit_check(&z, 1), 0, "a new zone has no faults");
 
@@ -248,7 +248,7 @@ test_refused(void)
 
     must(ftruncate(fd, UNIT_SIZE + 1) == 0);
     is(zone_probe(path, &g, &e), -1, "a byte too long");
-    like(e.text, "its size is 409601 bytes", "says the size it has");
+    like(e.text, "its size is 475137 bytes", "says the size it has");
     must(ftruncate(fd, UNIT_SIZE - 4096) == 0);
     is(zone_probe(path, &g, &e), -1, "truncated by a page");
     must(ftruncate(fd, 100) == 0);

@@ -10,15 +10,16 @@
 /* A request in the making: everything may be overridden. */
 
 struct parts {
-    struct zone_request  fixed;
-    const char          *method;
-    const char          *entrance;
-    const char          *uri;
-    const char          *queue;
-    const char          *context;
-    const char          *headers;
-    size_t               headers_len;
-    const char          *body;
+    struct zone_request      fixed;
+    struct zone_request_key  key;               /* if KEYED */
+    const char              *method;
+    const char              *entrance;
+    const char              *uri;
+    const char              *queue;
+    const char              *context;
+    const char              *headers;
+    size_t                   headers_len;
+    const char              *body;
 };
 
 static uint8_t  buf[4096];
@@ -37,6 +38,9 @@ parts(void)
     p.fixed.layout = ZONE_REQUEST_LAYOUT;
     p.fixed.timeout_s = 3600;
     p.fixed.location = 0xdeadbeef;
+    memset(p.key.key, 1, ZONE_DIGEST_SIZE);
+    memset(p.key.print, 2, ZONE_DIGEST_SIZE);
+    p.key.ttl_s = 60;
     p.method = "POST";
     p.entrance = "0123456789abcdef";
     p.uri = "/reports/2026?from=1&to=%20\xc3\xa9";
@@ -80,6 +84,11 @@ build(const struct parts *p, size_t *n)
     }
 
     to = append(buf, &r, sizeof(r));
+
+    if (r.flags & ZONE_REQUEST_KEYED) {
+        to = append(to, &p->key, sizeof(p->key));
+    }
+
     to = append(to, p->method, r.method_len);
     to = append(to, p->entrance, r.entrance_len);
     to = append(to, p->uri, r.uri_len);
@@ -168,6 +177,18 @@ test_good(void)
     ok(zone_request_parse(&v, whole + 1, n) == NULL, "a body in a file");
     ok(v.body.len == 0 && v.fixed.body_size == 1ull << 50,
        "is not in the record, whatever its size");
+    ok(v.key.ttl_s == 0, "it has no key");
+    free(whole);
+
+    p = parts();
+    p.fixed.flags = ZONE_REQUEST_KEYED;
+    whole = build(&p, &n);
+    ok(zone_request_parse(&v, whole + 1, n) == NULL, "a request with a key");
+    ok(memcmp(&v.key, &p.key, sizeof(p.key)) == 0, "has it as it was");
+    ok(same(&v.method, "POST", 4) && same(&v.body, "a=1&b=2", 7),
+       "and all the others");
+    ok(zone_request_parse(&v, whole + 1, sizeof(struct zone_request) + 10)
+       != NULL, "cut short in its key it is refused");
     free(whole);
 }
 
@@ -195,10 +216,13 @@ test_bad(void)
 
     p.fixed.layout = 2;
     refuse("layout is not 1");
-    p.fixed.flags = 8;
+    p.fixed.flags = 16;
     refuse("unknown flags");
     p.fixed.timeout_s = 0;
     refuse("timeout is 0");
+    p.fixed.flags = ZONE_REQUEST_KEYED;
+    p.key.ttl_s = 0;
+    refuse("lifetime of the request's key is 0");
 
     p.method = "";
     refuse("method's length");

@@ -8,7 +8,7 @@
 
 
 #define UNIT_SLOTS  64
-#define UNIT_SIZE   (4096 + 4096 + 8192 + 131072 + 262144)    /* one lane */
+#define UNIT_SIZE   (4096 + 4096 + 8192 + 196608 + 262144)    /* one lane */
 
 
 /* A zone of `lanes` lanes with 64 slots and a ring of 256 KB each. */
