@@ -26,6 +26,10 @@ server {
         offload jobs; proxy_pass http://%%BACKEND%%;
     }
     location /jobs/ { offload_status jobs; }
+    location /keyed/ {
+        offload_idempotency on;
+        offload jobs; proxy_pass http://%%BACKEND%%;
+    }
     location = /counters { offload_status_zone jobs; }
 }
 EOT
@@ -74,7 +78,7 @@ sub counts {
     my ($n, $name, %want) = @_;
     my ($c, %got, @wrong);
     my @fields = qw(accepted submitted queued running completed failed
-                    canceled expired withdrawn rejected);
+                    canceled expired withdrawn rejected duplicates);
 
     local $Test::Builder::Level = $Test::Builder::Level + 1;
 
@@ -258,6 +262,42 @@ sub counts {
         my $pid = work($n);
 
         counts($n, $place, accepted => $accepted, completed => $accepted);
+        stop($pid, 'TERM');
+    }
+
+    $n->finish;
+}
+
+
+# ---- duplicates: read twice, counted once, and never accepted
+
+{
+    my $n = zone('ttl=1h', workers => 1);
+    my ($accepted, $duplicates) = (0, 0);
+
+    for my $place (qw(drain.before-commit store.before-commit
+                      claim.commit.before drain.after-commit
+                      drain.after-slots sq.release.before drain.after-head))
+    {
+        my @socks = map {
+            my $s = Http::dial($n->port);
+
+            Http::write_all($s, Http::bytes(POST => '/keyed/x', body => $_,
+                headers => [ 'Idempotency-Key' => $place ]));
+            $s;
+        } qw(x x y);
+
+        Offload::wait_until(10, sub {
+            $n->figures->{accepted} == $accepted + $duplicates + 3 })
+            or fail("$place: submitted");
+        ok ends($n->by_hand($place)), "$place: offloadd dies there";
+
+        my $pid = work($n);
+
+        $accepted++;
+        $duplicates += 2;
+        counts($n, "$place, a key", accepted => $accepted,
+               completed => $accepted, duplicates => $duplicates);
         stop($pid, 'TERM');
     }
 

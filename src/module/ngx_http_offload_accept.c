@@ -18,6 +18,8 @@ static ngx_int_t ngx_http_offload_accept(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf);
 static const ngx_http_offload_problem_t *ngx_http_offload_room(
     ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf);
+static ngx_uint_t ngx_http_offload_confirms(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf);
 static const ngx_http_offload_problem_t *ngx_http_offload_full(
     ngx_http_offload_rt_t *rt);
 static void ngx_http_offload_body_handler(ngx_http_request_t *r);
@@ -86,9 +88,18 @@ ngx_http_offload_accept(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf)
 {
     ngx_int_t                          rc;
+    ngx_http_offload_ctx_t            *ctx;
     const ngx_http_offload_problem_t  *problem;
 
-    problem = ngx_http_offload_room(r, olcf);
+    rc = ngx_http_offload_key(r, olcf, &problem);
+
+    if (rc == NGX_ERROR) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (rc == NGX_OK) {
+        problem = ngx_http_offload_room(r, olcf);
+    }
 
     if (problem) {
         rc = ngx_http_offload_refuse(r, problem);
@@ -104,6 +115,12 @@ ngx_http_offload_accept(ngx_http_request_t *r,
     r->request_body_in_persistent_file = 1;
     r->request_body_in_clean_file = 1;
     r->request_body_file_log_level = 0;
+
+    ctx = ngx_http_offload_get_ctx(r);
+
+    if (ctx) {
+        ctx->reading = 1;
+    }
 
     rc = ngx_http_read_client_request_body(r, ngx_http_offload_body_handler);
 
@@ -139,8 +156,8 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
         return &ngx_http_offload_unavailable;
     }
 
-    if (olcf->zone->durable) {
-        problem = ngx_http_offload_durable_room(rt);
+    if (ngx_http_offload_confirms(r, olcf)) {
+        problem = ngx_http_offload_confirm_room(rt);
 
         if (problem) {
             (void) ngx_http_offload_full(rt);
@@ -157,13 +174,28 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
         body = 0;
     }
 
-    if (zone_sq_room(&rt->producer, sizeof(struct zone_request) + body)
+    if (zone_sq_room(&rt->producer, sizeof(struct zone_request)
+                                    + sizeof(struct zone_request_key) + body)
         && zone_slot_find(&rt->producer) >= 0)
     {
         return NULL;
     }
 
     return ngx_http_offload_full(rt);
+}
+
+
+/* Does the 202 wait for offloadd? */
+
+static ngx_uint_t
+ngx_http_offload_confirms(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf)
+{
+    ngx_http_offload_ctx_t  *ctx;
+
+    ctx = ngx_http_offload_get_ctx(r);
+
+    return olcf->zone->durable || (ctx && ctx->key);
 }
 
 
@@ -214,9 +246,19 @@ ngx_http_offload_submit(ngx_http_request_t *r,
         return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
     }
 
-    ctx = ngx_http_offload_add_ctx(r);
+    ctx = ngx_http_offload_get_ctx(r);
+
     if (ctx == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        ctx = ngx_http_offload_add_ctx(r);
+        if (ctx == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
+    ctx->reading = 0;
+
+    if (ctx->key) {
+        ngx_http_offload_key_print(r);
     }
 
     rc = ngx_http_offload_record_prepare(r, olcf, &record);
@@ -271,8 +313,8 @@ ngx_http_offload_submit(ngx_http_request_t *r,
         return ngx_http_offload_refuse(r, &ngx_http_offload_unavailable);
     }
 
-    if (olcf->zone->durable) {
-        rc = ngx_http_offload_durable_park(r, olcf, rt, rec, &body);
+    if (ngx_http_offload_confirms(r, olcf)) {
+        rc = ngx_http_offload_confirm_park(r, olcf, rt, rec, &body);
 
         if (rc != NGX_OK) {
             return rc == NGX_BUSY
@@ -303,8 +345,8 @@ ngx_http_offload_submit(ngx_http_request_t *r,
 
     ngx_http_offload_rt_wake(rt);
 
-    if (olcf->zone->durable) {
-        ngx_http_offload_durable_wait(r);
+    if (ngx_http_offload_confirms(r, olcf)) {
+        ngx_http_offload_confirm_wait(r);
         return NGX_DONE;
     }
 

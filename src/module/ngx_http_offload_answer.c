@@ -43,7 +43,7 @@ static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
  * none.
  */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_str_t *prefix, ngx_str_t *host, u_char id[ZONE_ID_TEXT],
     ngx_str_t *url)
@@ -272,25 +272,22 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
 }
 
 
-/* 202 while pending, 200 once settled. */
+/* The same, and the headers that go with it wherever it is sent. */
 
 ngx_int_t
-ngx_http_offload_send_document(ngx_http_request_t *r,
+ngx_http_offload_describe(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job)
+    ngx_http_offload_job_t *job, ngx_str_t *body)
 {
-    uint64_t    estimate;
-    ngx_str_t   body, value;
-    ngx_uint_t  pending;
+    uint64_t   estimate;
+    ngx_str_t  value;
 
-    if (ngx_http_offload_document_json(r, r->pool, zone, prefix, job, &body,
+    if (ngx_http_offload_document_json(r, r->pool, zone, prefix, job, body,
                                        &estimate)
         != NGX_OK)
     {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NGX_ERROR;
     }
-
-    pending = job->state == STORE_QUEUED || job->state == STORE_RUNNING;
 
     ngx_str_set(&value, "no-store");
 
@@ -298,15 +295,33 @@ ngx_http_offload_send_document(ngx_http_request_t *r,
                                     sizeof("Cache-Control") - 1, &value)
         == NULL)
     {
+        return NGX_ERROR;
+    }
+
+    if (estimate == 0) {
+        return NGX_OK;
+    }
+
+    return ngx_http_offload_retry_after(r, ngx_http_offload_retry(zone,
+                                                                  estimate));
+}
+
+
+/* 202 while pending, 200 once settled. */
+
+ngx_int_t
+ngx_http_offload_send_document(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job)
+{
+    ngx_str_t   body;
+    ngx_uint_t  pending;
+
+    if (ngx_http_offload_describe(r, zone, prefix, job, &body) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (pending && ngx_http_offload_retry_after(r, ngx_http_offload_retry(zone,
-                                                                   estimate))
-                   != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
+    pending = job->state == STORE_QUEUED || job->state == STORE_RUNNING;
 
     return ngx_http_offload_send(r, (pending && r->method != NGX_HTTP_DELETE)
                                     ? NGX_HTTP_ACCEPTED : NGX_HTTP_OK,

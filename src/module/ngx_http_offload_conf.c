@@ -99,6 +99,7 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
 
     olcf->zone = NGX_CONF_UNSET_PTR;
     olcf->keep = NGX_CONF_UNSET_PTR;
+    olcf->idempotency = NGX_CONF_UNSET_PTR;
     olcf->access = NGX_CONF_UNSET_UINT;
     olcf->delivery = NGX_CONF_UNSET_UINT;
     olcf->timeout = NGX_CONF_UNSET;
@@ -129,6 +130,7 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_ptr_value(conf->zone, prev->zone, NULL);
     ngx_conf_merge_ptr_value(conf->keep, prev->keep, NULL);
+    ngx_conf_merge_ptr_value(conf->idempotency, prev->idempotency, NULL);
     ngx_conf_merge_uint_value(conf->access, prev->access,
                               NGX_HTTP_OFFLOAD_ACCESS_ONCE);
     ngx_conf_merge_uint_value(conf->delivery, prev->delivery,
@@ -204,6 +206,7 @@ ngx_http_offload_postconfiguration(ngx_conf_t *cf)
     }
 
     ngx_http_offload_filter_init();
+    ngx_http_offload_idempotency_init();
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
@@ -354,6 +357,10 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
                           &olcf->zone->name, &clcf->name,
                           location[i].cscf->file_name, location[i].cscf->line,
                           &olcf->zone->name);
+            return NGX_ERROR;
+        }
+
+        if (ngx_http_offload_idempotency_check(cf, &location[i]) != NGX_OK) {
             return NGX_ERROR;
         }
 

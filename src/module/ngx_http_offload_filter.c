@@ -67,7 +67,7 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
         }
     }
 
-    if (r != r->main || r->internal || ctx) {
+    if (r != r->main || r->internal || (ctx && !ctx->reading)) {
         return ngx_http_next_header_filter(r);
     }
 
@@ -98,7 +98,9 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
         return ngx_http_next_header_filter(r);
     }
 
-    ctx = ngx_http_offload_add_ctx(r);
+    if (ctx == NULL) {
+        ctx = ngx_http_offload_add_ctx(r);
+    }
 
     if (ctx == NULL
         || ngx_http_offload_problem_json(r->pool, &ctx->problem,

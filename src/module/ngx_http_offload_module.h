@@ -16,7 +16,8 @@
  *   _prefer.c    Prefer: wait=, respond-async
  *   _hold.c      offload_wait: the result in place of the 202
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
- *   _durable.c   durability=disk: the 202 waits for the commit
+ *   _confirm.c   a 202 that waits for the commit: durability=disk, keys
+ *   _idempotency.c  the offload_idempotency directive, keys of requests
  *   _record.c    a request as the payload of a record
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
@@ -45,6 +46,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
+#include <ngx_sha1.h>
 
 #include "zone.h"
 #include "zone_request.h"
@@ -145,11 +147,22 @@ typedef struct {
 } ngx_http_offload_srv_conf_t;
 
 
+/* offload_idempotency */
+
+typedef struct {
+    ngx_uint_t                  required;
+    ngx_str_t                   header;     /* lower case */
+    time_t                      ttl;        /* 0: by default */
+    ngx_http_complex_value_t   *scope;      /* NULL: the server */
+} ngx_http_offload_idempotency_t;
+
+
 typedef struct {
     ngx_http_offload_zone_t    *zone;       /* offload */
     ngx_http_offload_zone_t    *status;     /* offload_status */
     ngx_http_offload_zone_t    *counted;    /* offload_status_zone */
     ngx_array_t                *keep;       /* ..._keep_t */
+    ngx_http_offload_idempotency_t  *idempotency;   /* NULL: off */
     ngx_uint_t                  access;
     ngx_uint_t                  delivery;
     time_t                      timeout;    /* of one attempt */
@@ -183,6 +196,14 @@ typedef struct {
 } ngx_http_offload_keep_t;
 
 
+/* A request's idempotency key. */
+
+typedef struct {
+    struct zone_request_key     digest;
+    ngx_sha1_t                  sha1;       /* of the request so far */
+} ngx_http_offload_key_t;
+
+
 /* A request that became a job, or that is the replay of one. */
 
 typedef struct {
@@ -195,6 +216,10 @@ typedef struct {
     uint32_t                    lane;
     uint64_t                    token;
     ngx_str_t                   answer;
+
+    ngx_http_offload_key_t     *key;        /* NULL: none */
+    ngx_uint_t                  reading;    /* its body */
+    uint8_t                     first[ZONE_ID_SIZE];    /* whose key it has */
 
     ngx_http_offload_wait_t    *wait;
     ngx_http_offload_stream_t  *stream;
@@ -223,6 +248,7 @@ typedef struct {
 
 typedef struct {
     struct zone_request         fixed;
+    struct zone_request_key    *key;        /* NULL: none */
     ngx_str_t                   uri;
     ngx_str_t                   host;
     ngx_str_t                   context;
@@ -459,14 +485,27 @@ ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_refuse(ngx_http_request_t *r,
     const ngx_http_offload_problem_t *problem);
 
-/* _durable.c */
+/* _idempotency.c */
+extern const ngx_http_offload_problem_t  ngx_http_offload_key_reused;
+char *ngx_http_offload_idempotency(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+ngx_int_t ngx_http_offload_idempotency_check(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
+void ngx_http_offload_idempotency_init(void);
+ngx_int_t ngx_http_offload_key(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf,
+    const ngx_http_offload_problem_t **problem);
+void ngx_http_offload_key_print(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_send_first(ngx_http_request_t *r);
+
+/* _confirm.c */
 extern const ngx_http_offload_problem_t  ngx_http_offload_unavailable;
-const ngx_http_offload_problem_t *ngx_http_offload_durable_room(
+const ngx_http_offload_problem_t *ngx_http_offload_confirm_room(
     ngx_http_offload_rt_t *rt);
-ngx_int_t ngx_http_offload_durable_park(ngx_http_request_t *r,
+ngx_int_t ngx_http_offload_confirm_park(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_rt_t *rt,
     struct zone_record *rec, ngx_str_t *answer);
-void ngx_http_offload_durable_wait(ngx_http_request_t *r);
+void ngx_http_offload_confirm_wait(ngx_http_request_t *r);
 
 /* _record.c */
 ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,
@@ -555,6 +594,12 @@ ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
 ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_describe(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job, ngx_str_t *body);
+ngx_int_t ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
+    ngx_str_t *prefix, ngx_str_t *host, u_char id[ZONE_ID_TEXT],
+    ngx_str_t *url);
 ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
     u_char id[ZONE_ID_TEXT], ngx_http_offload_job_t *job, ngx_str_t *body);

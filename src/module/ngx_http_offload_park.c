@@ -22,6 +22,7 @@ ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt)
     ngx_uint_t                  pass;
     ngx_connection_t           *c;
     ngx_http_request_t         *r;
+    ngx_http_offload_ctx_t     *ctx;
     struct zone_completion      completion;
     ngx_http_offload_parked_t  *parked;
     ngx_http_offload_wakened_pt  handler;
@@ -56,6 +57,12 @@ ngx_http_offload_rt_completions(ngx_http_offload_rt_t *rt)
 
             if (completion.result != ZONE_ARMED) {
                 ngx_http_offload_unpark(parked);
+            }
+
+            ctx = ngx_http_offload_get_ctx(r);
+
+            if (completion.result == ZONE_DUPLICATE && ctx) {
+                ngx_memcpy(ctx->first, completion.job, ZONE_ID_SIZE);
             }
 
             handler(r, completion.result);

@@ -30,11 +30,12 @@ ngx_int_t
 ngx_http_offload_record_prepare(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record)
 {
-    size_t                headers;
-    ngx_uint_t            i;
-    ngx_list_part_t      *part;
-    ngx_table_elt_t      *h;
-    struct zone_request  *fixed;
+    size_t                   headers;
+    ngx_uint_t               i;
+    ngx_list_part_t         *part;
+    ngx_table_elt_t         *h;
+    struct zone_request     *fixed;
+    ngx_http_offload_ctx_t  *ctx;
 
     if (r->method_name.len > ZONE_REQUEST_METHOD_MAX) {
         return NGX_HTTP_NOT_IMPLEMENTED;
@@ -99,6 +100,14 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
         fixed->flags |= ZONE_REQUEST_AT_MOST_ONCE;
     }
 
+    ctx = ngx_http_offload_get_ctx(r);
+
+    record->key = ctx->key ? &ctx->key->digest : NULL;
+
+    if (record->key) {
+        fixed->flags |= ZONE_REQUEST_KEYED;
+    }
+
     return NGX_OK;
 }
 
@@ -114,6 +123,11 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
     ngx_table_elt_t  *h;
 
     p = ngx_cpymem(p, &record->fixed, sizeof(struct zone_request));
+
+    if (record->key) {
+        p = ngx_cpymem(p, record->key, sizeof(struct zone_request_key));
+    }
+
     p = ngx_cpymem(p, r->method_name.data, r->method_name.len);
     p = ngx_cpymem(p, olcf->entrance->name, NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
     p = ngx_cpymem(p, record->uri.data, record->uri.len);

@@ -233,9 +233,10 @@ ngx_http_offload_counters_json(u_char *p, ngx_http_offload_zone_t *zone,
                     c->jobs[STORE_EXPIRED]);
 
     p = ngx_sprintf(p, ",\"refused\":%uL,\"withdrawn\":%uL,\"rejected\":%uL"
-                       ",\"drift\":%L,\"ring_drift\":%L",
-                    sum->refused, c->withdrawn, c->rejected, store_drift(c),
-                    sum->drift);
+                       ",\"duplicates\":%uL,\"drift\":%L,"
+                       "\"ring_drift\":%L",
+                    sum->refused, c->withdrawn, c->rejected, c->duplicates,
+                    store_drift(c), sum->drift);
 
     return ngx_sprintf(p, ",\"store\":{\"bytes\":%uL,\"max\":%O,\"jobs\":%uL,"
                           "\"requests\":%uL,\"results\":%uL,\"purged\":%uL}",

@@ -1,8 +1,9 @@
 
 /*
- * durability=disk: the request is parked between its record and its 202,
- * until offloadd has committed the job or offload_accept_timeout is over.
- * Runs in a worker process, blocks nobody.
+ * durability=disk, and requests with an idempotency key: the request is parked
+ * between its record and its 202, until offloadd has committed the job (or has
+ * found that there is one) or offload_accept_timeout is over.  Runs in a
+ * worker process, blocks nobody.
  *
  * An answer other than 202 means that the job will never run, whatever dies
  * from then on: it is given only when nobody had taken the record before it
@@ -15,11 +16,13 @@
 #include "ngx_http_offload_module.h"
 
 
-static void ngx_http_offload_durable_handler(ngx_http_request_t *r,
+static void ngx_http_offload_confirm_handler(ngx_http_request_t *r,
     ngx_int_t result);
 static ngx_int_t ngx_http_offload_withdraw(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx);
-static ngx_int_t ngx_http_offload_durable_ask(ngx_http_request_t *r,
+static ngx_int_t ngx_http_offload_confirm_refuse(ngx_http_request_t *r,
+    ngx_int_t result);
+static ngx_int_t ngx_http_offload_confirm_ask(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_http_offload_ctx_t *ctx);
 
 
@@ -51,7 +54,7 @@ static const ngx_http_offload_problem_t  ngx_http_offload_not_stored = {
 /* Before the body is read.  What offloadd knows already needs no waiting. */
 
 const ngx_http_offload_problem_t *
-ngx_http_offload_durable_room(ngx_http_offload_rt_t *rt)
+ngx_http_offload_confirm_room(ngx_http_offload_rt_t *rt)
 {
     uint32_t             refusing;
     uint64_t             beat, now;
@@ -89,7 +92,7 @@ ngx_http_offload_durable_room(ngx_http_offload_rt_t *rt)
 /* The 202 is prepared, the record is written and not published. */
 
 ngx_int_t
-ngx_http_offload_durable_park(ngx_http_request_t *r,
+ngx_http_offload_confirm_park(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_rt_t *rt,
     struct zone_record *rec, ngx_str_t *answer)
 {
@@ -97,7 +100,7 @@ ngx_http_offload_durable_park(ngx_http_request_t *r,
     ngx_int_t                rc;
     ngx_http_offload_ctx_t  *ctx;
 
-    rc = ngx_http_offload_park(r, rt, ngx_http_offload_durable_handler,
+    rc = ngx_http_offload_park(r, rt, ngx_http_offload_confirm_handler,
                                olcf->accept_timeout, olcf->accept_timeout,
                                rec->id, &token);
     if (rc != NGX_OK) {
@@ -121,7 +124,7 @@ ngx_http_offload_durable_park(ngx_http_request_t *r,
 /* Published.  A client that leaves is noticed, and takes its place with it. */
 
 void
-ngx_http_offload_durable_wait(ngx_http_request_t *r)
+ngx_http_offload_confirm_wait(ngx_http_request_t *r)
 {
     r->read_event_handler = ngx_http_test_reading;
     r->main->count++;
@@ -129,7 +132,7 @@ ngx_http_offload_durable_wait(ngx_http_request_t *r)
 
 
 static void
-ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
+ngx_http_offload_confirm_handler(ngx_http_request_t *r, ngx_int_t result)
 {
     ngx_int_t                     rc;
     ngx_http_offload_ctx_t       *ctx;
@@ -165,11 +168,7 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
 
     case NGX_DECLINED:
         ctx->id_set = 0;
-
-        rc = ngx_http_offload_refuse(r,
-                     result == ZONE_NO_ROOM ? &ngx_http_offload_store_full
-                     : result == ZONE_FAILED ? &ngx_http_offload_store_failed
-                                             : &ngx_http_offload_not_stored);
+        rc = ngx_http_offload_confirm_refuse(r, result);
         break;
 
     default:
@@ -177,6 +176,31 @@ ngx_http_offload_durable_handler(ngx_http_request_t *r, ngx_int_t result)
     }
 
     ngx_http_finalize_request(r, rc);
+}
+
+
+/* There is no job of this request's own. */
+
+static ngx_int_t
+ngx_http_offload_confirm_refuse(ngx_http_request_t *r, ngx_int_t result)
+{
+    switch (result) {
+
+    case ZONE_DUPLICATE:
+        return ngx_http_offload_send_first(r);
+
+    case ZONE_CONFLICT:
+        return ngx_http_offload_refuse(r, &ngx_http_offload_key_reused);
+
+    case ZONE_NO_ROOM:
+        return ngx_http_offload_refuse(r, &ngx_http_offload_store_full);
+
+    case ZONE_FAILED:
+        return ngx_http_offload_refuse(r, &ngx_http_offload_store_failed);
+
+    default:
+        return ngx_http_offload_refuse(r, &ngx_http_offload_not_stored);
+    }
 }
 
 
@@ -218,7 +242,7 @@ ngx_http_offload_withdraw(ngx_http_request_t *r, ngx_http_offload_ctx_t *ctx)
         return NGX_OK;
 
     default:
-        return ngx_http_offload_durable_ask(r, rt, ctx);
+        return ngx_http_offload_confirm_ask(r, rt, ctx);
     }
 }
 
@@ -226,7 +250,7 @@ ngx_http_offload_withdraw(ngx_http_request_t *r, ngx_http_offload_ctx_t *ctx)
 /* The record was dealt with, and the answer is lost: the store has it. */
 
 static ngx_int_t
-ngx_http_offload_durable_ask(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
+ngx_http_offload_confirm_ask(ngx_http_request_t *r, ngx_http_offload_rt_t *rt,
     ngx_http_offload_ctx_t *ctx)
 {
     uint8_t                 id[ZONE_ID_SIZE];
