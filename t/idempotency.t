@@ -22,7 +22,6 @@ server {
     offload_idempotency on;
     offload_accept_timeout 30s;
     offload jobs;
-    proxy_pass_request_headers on;
     location / { proxy_pass http://%%BACKEND%%; }
     location /other/ { proxy_pass http://%%BACKEND%%; }
     location /soon/ {
@@ -31,6 +30,10 @@ server {
     }
     location /must/ {
         offload_idempotency required;
+        proxy_pass http://%%BACKEND%%;
+    }
+    location /wait/ {
+        offload_wait 20s;
         proxy_pass http://%%BACKEND%%;
     }
     location /off/ {
@@ -294,6 +297,27 @@ sub ends { my ($pid) = @_;
         like $one, qr{^2 http://127.0.0.1:\d+/jobs/\w{26}$}, 'HTTP/2';
         is $two, $one, 'HTTP/2: the twin';
     }
+
+    # ---- who waits gets the result, whoever made the job
+
+    $_ = send_one($n, '/wait/a?gate=wait', 'wait') for my @wait = (1, 2);
+    Offload::wait_until(10, sub { seen('/wait/a?gate=wait') });
+    $b = post($n, '/wait/a?gate=wait', 'wait',
+              headers => [ Prefer => 'respond-async' ]);
+    is $b->{status}, 202, 'a third one does not wait';
+    is decode_json($b->{body})->{status}, 'running', 'and is told the state';
+    $back->open_gate('wait');
+
+    for (@wait) {
+        my $r = Http::response($_);
+
+        is $r->{status}, 200, 'who waits gets the result';
+        is $r->{h}{'offload-source'}, 'backend', 'of the backend';
+    }
+
+    is post($n, '/wait/a?gate=wait', 'wait')->{h}{'offload-source'},
+        'backend', 'so does who comes later';
+    is seen('/wait/a?gate=wait'), 1, 'and the backend saw one request';
 
     # ---- a crowd
 

@@ -232,6 +232,7 @@ main(void)
 {
     tap_begin();
     (void) snprintf(policy.store, sizeof(policy.store), "%s", tap_dir);
+    (void) snprintf(policy.path, sizeof(policy.path), "/dev/shm");
     must(en->open(&self, &policy, &e) == 0);
 
     test_first();
