@@ -188,7 +188,11 @@ drain_item_done(struct store *s, struct store_batch *b,
                    : item->kind == DRAIN_DUPLICATE ? item->result
                                                    : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
-        memcpy(c.job, item->first, ZONE_ID_SIZE);
+
+        if (c.result == ZONE_DUPLICATE) {
+            memcpy(c.job, item->first, ZONE_ID_SIZE);
+        }
+
         answer_post(s, item->lane, &c);
     }
 }
