@@ -173,7 +173,8 @@ my @wrong = (
     'idempotency with one scope for all' => [ 'jobs 16m path=%%ZONE%%',
         server('offload_idempotency on scope=all;' . $GOOD),
         qr/"scope=all".*must have a variable/ ],
-    'idempotency with a scope of an unknown variable' => [ 'jobs 16m path=%%ZONE%%',
+    'idempotency with a scope of an unknown variable' => [
+        'jobs 16m path=%%ZONE%%',
         server('offload_idempotency on scope=$no_such_thing;' . $GOOD),
         qr/unknown "no_such_thing" variable/ ],
     'idempotency without a value' => [ 'jobs 16m path=%%ZONE%%',

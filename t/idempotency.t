@@ -120,7 +120,8 @@ sub send_one {
     return $s;
 }
 
-sub bodies { my ($n) = @_; scalar grep { -f } glob "$n->{zone_dir}/store/spool/*" }
+sub bodies { my ($n) = @_;
+             scalar grep { -f } glob "$n->{zone_dir}/store/spool/*" }
 
 sub ends { my ($pid) = @_;
            Offload::wait_until(20, sub {
@@ -277,7 +278,8 @@ sub ends { my ($pid) = @_;
     }
 
     is bodies($n), 0, 'no body is left over';
-    same($n->get('/get', key('g')), $n->get('/get', key('g')), 'without a body');
+    same($n->get('/get', key('g')), $n->get('/get', key('g')),
+         'without a body');
     Offload::problem(post($n, '/small/', 'k', body => 'x' x 5000), 413,
                      'too large: 413');
     Offload::problem(post($n, '/small/', 'k', body => 'x' x 5000,
