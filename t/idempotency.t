@@ -28,6 +28,10 @@ server {
         offload_accept_timeout 400ms;
         proxy_pass http://%%BACKEND%%;
     }
+    location /later/ {
+        offload_accept_timeout 3s;
+        proxy_pass http://%%BACKEND%%;
+    }
     location /must/ {
         offload_idempotency required;
         proxy_pass http://%%BACKEND%%;
@@ -471,7 +475,13 @@ for my $zone ('jobs 16m path=%%ZONE%%', 'jobs 16m path=%%ZONE%% '
 
         Offload::wait_until(10, sub { $n->figures->{bytes} });
         ends($n->by_hand($place)) if $place;
-        Offload::problem(Http::response($s), 503, "$uri: given up: 503");
+
+        # once offloadd has taken it, only offloadd can say 503
+        if ($place) {
+            is Http::response($s)->{status}, 0, "$uri: given up, not told";
+        } else {
+            Offload::problem(Http::response($s), 503, "$uri: given up: 503");
+        }
 
         $pid = $n->by_hand;
 
@@ -480,6 +490,32 @@ for my $zone ('jobs 16m path=%%ZONE%%', 'jobs 16m path=%%ZONE%% '
         Offload::wait_until(20, sub { !$n->figures->{bytes} })
             or fail('taken');
         is seen($uri), 0, "$uri: it never runs";
+
+        my $job = Offload::job($n->request(POST => $uri, body => 'other',
+                                           key($uri)));
+
+        ok $job, "$uri: its key is free, for any request";
+        is $n->settled($job)->{status}, 'completed', "$uri: which is done";
+        is seen($uri), 1, "$uri: once";
+        kill 'TERM', $pid;
+        ends($pid);
+    }
+
+    # ---- nor does who is told so when offloadd has removed the job
+
+    {
+        my $uri = "/later/$what";
+        my $asked = sub { scalar(() = $n->log =~ /asked to remove it/g) };
+        my $before = $asked->();
+
+        $pid = $n->by_hand('claim.commit.before:1s');
+
+        my $s = send_one($n, $uri, $uri);
+
+        ok Offload::wait_until(20, sub { $asked->() > $before }),
+            "$uri: nginx asks for its removal";
+        kill 'CONT', $pid;
+        Offload::problem(Http::response($s), 503, "$uri: and has it: 503");
 
         my $job = Offload::job($n->request(POST => $uri, body => 'other',
                                            key($uri)));
@@ -504,7 +540,7 @@ for my $zone ('jobs 16m path=%%ZONE%%', 'jobs 16m path=%%ZONE%% '
 
     Offload::wait_until(10, sub { $n->figures->{accepted} > $accepted });
     ok ends($n->by_hand('claim.commit.before')), "$uri: offloadd dies";
-    Offload::problem(Http::response($first), 503, "$uri: one gives up");
+    is Http::response($first)->{status}, 0, "$uri: one gives up";
     $pid = $n->by_hand;
 
     my $got = Http::response($twin);

@@ -113,8 +113,7 @@ struct zone_worker {
     _Atomic uint64_t  settled;
     _Atomic uint32_t  refusing;                 /* ZONE_REFUSING_*: what would
                                                    come now is refused */
-    _Atomic uint32_t  commit_us;                /* one group commit, smoothed;
-                                                   0: there was none */
+    _Atomic uint32_t  commit_us;                /* one group, smoothed, or 0 */
 };
 
 #define ZONE_REFUSING_FULL    0x01              /* no room in the store */
@@ -126,8 +125,7 @@ struct zone_worker {
 struct zone_lane {
     _Atomic uint64_t  sq_tail;                  /* nginx */
     _Atomic uint64_t  slots_taken;
-    _Atomic uint64_t  accepted;                 /* job records published,
-                                                   by zone_sq_publish() */
+    _Atomic uint64_t  accepted;                 /* by zone_sq_publish() */
     _Atomic uint64_t  refused;                  /* for want of room, by the
                                                    caller that refused */
     _Atomic uint32_t  owner_pid;                /* for messages only */
@@ -193,8 +191,7 @@ enum zone_record_type {
     ZONE_RECORD_PAD = 1,                        /* skip to the ring's start */
     ZONE_RECORD_JOB,                            /* payload: zone_request */
     ZONE_RECORD_CANCEL,                         /* no payload */
-    ZONE_RECORD_WATCH,                          /* no payload; slot: seconds
-                                                   to watch */
+    ZONE_RECORD_WATCH,                          /* no payload; slot: seconds */
     ZONE_RECORDS
 };
 
@@ -244,10 +241,8 @@ enum zone_completion_result {
     ZONE_FAILED,                                /* the store failed */
     ZONE_NO_ROOM,                               /* the store is full */
     ZONE_ARMED,                                 /* WATCH: from now on */
-    ZONE_DUPLICATE,                             /* JOB: its key is that of
-                                                   another, `job`, and so is
-                                                   its content */
-    ZONE_CONFLICT,                              /* JOB: the content is not */
+    ZONE_DUPLICATE,                             /* JOB: it is `job` again */
+    ZONE_CONFLICT,                              /* JOB: a key used otherwise */
     ZONE_RESULTS
 };
 
