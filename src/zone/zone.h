@@ -38,6 +38,7 @@
 #include <sys/un.h>
 
 #include "zone_order.h"
+#include "zone_request.h"                       /* ZONE_DIGEST_SIZE */
 
 
 #define ZONE_MAGIC            "OFLDZONE"
@@ -173,7 +174,8 @@ struct zone_job {
     uint32_t          timeout_s;                /* of one attempt */
     uint32_t          location;                 /* hash of its location */
     uint32_t          progress;                 /* percent + 1; 0: unknown */
-    uint64_t          spare[3];
+    uint8_t           owner[ZONE_DIGEST_SIZE];  /* zero: nobody's */
+    uint32_t          flags;                    /* 0 */
 };
 
 struct zone_slot {
@@ -266,6 +268,7 @@ ZONE_ASSERT(offsetof(struct zone_worker, next_seq) == 64);
 ZONE_ASSERT(sizeof(struct zone_lane) == 128);
 ZONE_ASSERT(offsetof(struct zone_lane, sq_head) == 64);
 ZONE_ASSERT(sizeof(struct zone_job) == 88);
+ZONE_ASSERT(offsetof(struct zone_job, owner) == 64);
 ZONE_ASSERT(sizeof(struct zone_slot) == 128);
 ZONE_ASSERT(offsetof(struct zone_slot, job) == 16);
 ZONE_ASSERT(sizeof(struct zone_record) == 56);
