@@ -105,6 +105,8 @@ log_open(const char *path, int level)
         return -1;
     }
 
+    atomic_store(&log_shared, 1);               /* while it is either */
+
     if (log_fd == STDERR_FILENO) {
         log_fd = fd;
 
@@ -342,6 +344,7 @@ log_end(struct log_line *l)
     if (l->level == LOG_ERROR && log_path[0] != '\0'
         && atomic_load_explicit(&log_starting, memory_order_relaxed))
     {
+        log_cut_ids(l);
         (void) !write(STDERR_FILENO, l->text, l->len);
     }
 }
