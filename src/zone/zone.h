@@ -38,7 +38,7 @@
 #include <sys/un.h>
 
 #include "zone_order.h"
-#include "zone_request.h"                       /* ZONE_DIGEST_SIZE */
+#include "zone_request.h"
 
 
 #define ZONE_MAGIC            "OFLDZONE"
@@ -112,8 +112,7 @@ struct zone_worker {
     _Atomic uint64_t  service_us;               /* one attempt, smoothed;
                                                    0: nothing measured */
     _Atomic uint64_t  settled;
-    _Atomic uint32_t  refusing;                 /* ZONE_REFUSING_*: what would
-                                                   come now is refused */
+    _Atomic uint32_t  refusing;                 /* new jobs: ZONE_REFUSING_* */
     _Atomic uint32_t  commit_us;                /* one group, smoothed, or 0 */
 };
 
@@ -268,7 +267,6 @@ ZONE_ASSERT(offsetof(struct zone_worker, next_seq) == 64);
 ZONE_ASSERT(sizeof(struct zone_lane) == 128);
 ZONE_ASSERT(offsetof(struct zone_lane, sq_head) == 64);
 ZONE_ASSERT(sizeof(struct zone_job) == 88);
-ZONE_ASSERT(offsetof(struct zone_job, owner) == 64);
 ZONE_ASSERT(sizeof(struct zone_slot) == 128);
 ZONE_ASSERT(offsetof(struct zone_slot, job) == 16);
 ZONE_ASSERT(sizeof(struct zone_record) == 56);
@@ -535,7 +533,6 @@ int zone_sq_peek(struct zone_consumer *c, struct zone_record **rec,
 void zone_sq_release(struct zone_consumer *c);
 /* Forget the peeks since the last release. */
 void zone_sq_rewind(struct zone_consumer *c);
-
 
 /*
  * Bytes of records in the lane that may not be thrown away: jobs whose 202
