@@ -161,21 +161,24 @@ for my $free ($n->submit(POST => '/free/x', as('alice'), body => 'x'),
 # ---- one key, two owners
 
 for my $uri ('/key/x', '/scope/x') {
-    my ($a, $a2, $bob) = map {
-        Offload::job($n->request(POST => $uri, body => $_->[1], as($_->[0],
-            'Idempotency-Key' => 'k1'))) }
-        [ alice => 'x' ], [ alice => 'x' ], [ bob => 'another' ];
+    my ($a, $a2, $bob, $eve) = map {
+        $n->submit(POST => $uri, body => $_->[1], as($_->[0],
+                   'Idempotency-Key' => 'k1')) }
+        [ alice => 'x' ], [ alice => 'x' ], [ bob => 'x' ], [ eve => 'y' ];
 
     is $a2->{id}, $a->{id}, "$uri: the owner's key is the owner's job";
-    isnt $bob->{id}, $a->{id}, "$uri: another's key is another job";
+    ok $bob && $bob->{id} ne $a->{id}, "$uri: another's is another job";
+    ok $eve && $eve->{id} ne $a->{id}, "$uri: and no key for other content";
     hidden($n, $a, 'bob', "$uri: for the other", 'jobs');
 }
 
-my @held = map { $n->request(POST => '/held/x', body => $_, as($_,
+my @held = map { $n->request(POST => '/held/x', body => 'x', as($_,
                  'Idempotency-Key' => 'k2')) } qw(alice bob alice);
 
-is $held[2]{body}, $held[0]{body}, 'who waits gets the own result';
-isnt $held[0]{body}, $held[1]{body}, 'and not another\'s';
+is_deeply [ map { $_->{body} =~ /"X-User","(\w+)"/ } @held ],
+    [ qw(alice bob alice) ], 'who waits gets the own result'
+    or diag(map { $_->{head}, $_->{body} } @held);
+is $held[2]{body}, $held[0]{body}, 'the one there is';
 ok !$held[0]{h}{'referrer-policy'}, 'which is left as it was';
 
 
