@@ -62,7 +62,8 @@ is $seen->{uri}, '/?b=c', 'the path is /';
 
 ($r, $job, $seen) = exact('hi', 'POST /old HTTP/1.0', 'Content-Length: 2');
 is $r->{status}, 202, 'HTTP/1.0 without a Host is accepted';
-like $job->{url}, qr{^http://named\.example/jobs/}, 'by the server\'s name';
+like $job->{url}, qr{^http://named\.example:\d+/jobs/},
+    'by the server\'s name and port';
 
 ($r, $job, $seen) = exact('', 'GET /q HTTP/1.1', 'Host: a"b\\c.example');
 is $r->{status}, 202, 'a Host with quotes is accepted';

@@ -300,8 +300,7 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     shown.timeout_s = record.fixed.timeout_s;
 
     if (ngx_http_offload_prepare_accepted(r, rt, &olcf->entrance->status,
-                                          &record.host, ctx->id, &shown,
-                                          &body)
+                                          ctx->id, &shown, &body)
         != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -330,6 +329,7 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     job.body_size = record.fixed.body_size;
     job.timeout_s = record.fixed.timeout_s;
     job.location = record.fixed.location;
+    ngx_memcpy(job.owner, record.fixed.owner, ZONE_DIGEST_SIZE);
 
     zone_slot_fill(&rt->producer, (uint32_t) slot, &job);
     zone_sq_publish(&rt->producer);
@@ -383,8 +383,8 @@ ngx_http_offload_spool(ngx_http_request_t *r,
 
     if (ngx_rename_file(file->name.data, name) == NGX_FILE_ERROR) {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, ngx_errno,
-                      ngx_rename_file_n " \"%s\" to \"%s\" failed",
-                      file->name.data, name);
+                      ngx_rename_file_n " \"%s\" to \"%V/%s\" failed",
+                      file->name.data, store, ZONE_DIR_SPOOL);
 
         return NGX_ERROR;
     }

@@ -1,6 +1,6 @@
 
 /*
- * What clients read of a job: the 202, its document, and the URLs, times and
+ * What clients read of a job: the 202, its document, and the times and
  * estimates in them.  Runs in worker processes, touches the request's pool and
  * reads offloadd's figures; nothing outlives the request.
  */
@@ -14,9 +14,6 @@
 #define NGX_HTTP_OFFLOAD_RETRY_MAX    30
 
 
-static u_char *ngx_http_offload_time(u_char *p, uint64_t ms);
-static u_char *ngx_http_offload_string(u_char *p, const char *name,
-    ngx_str_t *value);
 static uint64_t ngx_http_offload_now(void);
 static uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
     uint64_t start, uint64_t ahead, ngx_uint_t timeout_s);
@@ -30,56 +27,10 @@ const char  *ngx_http_offload_states[] = {
     "", "queued", "running", "completed", "failed", "canceled", "expired"
 };
 
-static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
+const char  *ngx_http_offload_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
     "result-not-stored", "request-lost"
 };
-
-
-/*
- * scheme://authority<prefix><id>: absolute, as the client reached us.  The
- * prefix is the status location's, escaped.  nginx lets a host have quotes
- * and bytes that are not ASCII; the URL stands in JSON as it is, so it has
- * none.
- */
-
-ngx_int_t
-ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
-    ngx_str_t *prefix, ngx_str_t *host, u_char id[ZONE_ID_TEXT],
-    ngx_str_t *url)
-{
-    u_char  *p, c;
-    size_t   i;
-
-    p = ngx_pnalloc(pool, sizeof("https://") - 1 + host->len + prefix->len
-                          + ZONE_ID_TEXT);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    url->data = p;
-
-#if (NGX_HTTP_SSL)
-    if (r->connection->ssl) {
-        p = ngx_cpymem(p, "https://", sizeof("https://") - 1);
-    } else
-#endif
-    {
-        p = ngx_cpymem(p, "http://", sizeof("http://") - 1);
-    }
-
-    for (i = 0; i < host->len; i++) {
-        c = host->data[i];
-        *p++ = (c == '"' || c == '\\' || c >= 0x80) ? '_' : c;
-    }
-
-    p = ngx_cpymem(p, prefix->data, prefix->len);
-    p = ngx_cpymem(p, id, ZONE_ID_TEXT);
-
-    url->len = p - url->data;
-
-    return NGX_OK;
-}
 
 
 /*
@@ -89,16 +40,14 @@ ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
 
 ngx_int_t
 ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
-    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
-    u_char id[ZONE_ID_TEXT], ngx_http_offload_job_t *job, ngx_str_t *body)
+    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, u_char id[ZONE_ID_TEXT],
+    ngx_http_offload_job_t *job, ngx_str_t *body)
 {
     u_char     *p;
     uint64_t    now, estimate, waiting;
     ngx_str_t   url, value;
 
-    if (ngx_http_offload_job_url(r, r->pool, prefix, host, id, &url)
-        != NGX_OK)
-    {
+    if (ngx_http_offload_job_url(r, r->pool, prefix, id, &url) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -118,12 +67,7 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
 
     ngx_str_set(&value, "no-store");
 
-    if (ngx_http_offload_add_header(r, "Location", sizeof("Location") - 1,
-                                    &url)
-            == NULL
-        || ngx_http_offload_add_header(r, "Content-Location",
-                                       sizeof("Content-Location") - 1, &url)
-            == NULL
+    if (ngx_http_offload_location(r, &url) != NGX_OK
         || ngx_http_offload_add_header(r, "Cache-Control",
                                        sizeof("Cache-Control") - 1, &value)
             == NULL
@@ -132,6 +76,10 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
             != NGX_OK)
     {
         return NGX_ERROR;
+    }
+
+    if (ngx_http_offload_azure(r)) {
+        return ngx_http_offload_azure_accepted(r, prefix, id, job, body);
     }
 
     p = ngx_pnalloc(r->pool, sizeof("{\"job_id\":\"\",\"status\":\"running\","
@@ -167,6 +115,34 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
 }
 
 
+/* Where the job is, for all kinds of pollers. */
+
+ngx_int_t
+ngx_http_offload_location(ngx_http_request_t *r, ngx_str_t *url)
+{
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+
+    if (ngx_http_offload_add_header(r, "Location", sizeof("Location") - 1,
+                                    url)
+            == NULL
+        || ngx_http_offload_add_header(r, "Content-Location",
+                                       sizeof("Content-Location") - 1, url)
+            == NULL
+        || (olcf->dialect == NGX_HTTP_OFFLOAD_AZURE
+            && ngx_http_offload_add_header(r, "Operation-Location",
+                                           sizeof("Operation-Location") - 1,
+                                           url)
+               == NULL))
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
 /* The job's document; *estimate is 0 once it is settled. */
 
 ngx_int_t
@@ -175,15 +151,11 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate)
 {
     u_char     *p, id[ZONE_ID_TEXT];
-    ngx_str_t   host, url;
+    ngx_str_t   url;
 
     zone_id_format((char *) id, job->id);
 
-    ngx_http_offload_authority(r, &host);
-
-    if (ngx_http_offload_job_url(r, pool, prefix, &host, id, &url)
-        != NGX_OK)
-    {
+    if (ngx_http_offload_job_url(r, pool, prefix, id, &url) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -284,7 +256,9 @@ ngx_http_offload_describe(ngx_http_request_t *r,
 
     if (ngx_http_offload_document_json(r, r->pool, zone, prefix, job, body,
                                        &estimate)
-        != NGX_OK)
+        != NGX_OK
+        || (ngx_http_offload_azure(r)
+            && ngx_http_offload_azure_json(r, prefix, job, body) != NGX_OK))
     {
         return NGX_ERROR;
     }
@@ -307,7 +281,7 @@ ngx_http_offload_describe(ngx_http_request_t *r,
 }
 
 
-/* 202 while pending, 200 once settled. */
+/* 202 while pending, 200 once settled; a dialect may know 200 alone. */
 
 ngx_int_t
 ngx_http_offload_send_document(ngx_http_request_t *r,
@@ -323,8 +297,11 @@ ngx_http_offload_send_document(ngx_http_request_t *r,
 
     pending = job->state == STORE_QUEUED || job->state == STORE_RUNNING;
 
-    return ngx_http_offload_send(r, (pending && r->method != NGX_HTTP_DELETE)
-                                    ? NGX_HTTP_ACCEPTED : NGX_HTTP_OK,
+    if (r->method == NGX_HTTP_DELETE || ngx_http_offload_azure(r)) {
+        pending = 0;
+    }
+
+    return ngx_http_offload_send(r, pending ? NGX_HTTP_ACCEPTED : NGX_HTTP_OK,
                                  "application/json", &body);
 }
 
@@ -334,7 +311,7 @@ ngx_http_offload_send_document(ngx_http_request_t *r,
  * has two: now and the estimate.
  */
 
-static u_char *
+u_char *
 ngx_http_offload_time(u_char *p, uint64_t ms)
 {
     time_t       sec;
@@ -373,7 +350,7 @@ found:
  * ASCII becomes a question mark.
  */
 
-static u_char *
+u_char *
 ngx_http_offload_string(u_char *p, const char *name, ngx_str_t *value)
 {
     size_t  i;

@@ -100,6 +100,9 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
     olcf->zone = NGX_CONF_UNSET_PTR;
     olcf->keep = NGX_CONF_UNSET_PTR;
     olcf->idempotency = NGX_CONF_UNSET_PTR;
+    olcf->owner = NGX_CONF_UNSET_PTR;
+    olcf->base_url = NGX_CONF_UNSET_PTR;
+    olcf->dialect = NGX_CONF_UNSET_UINT;
     olcf->access = NGX_CONF_UNSET_UINT;
     olcf->delivery = NGX_CONF_UNSET_UINT;
     olcf->timeout = NGX_CONF_UNSET;
@@ -131,6 +134,10 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_ptr_value(conf->zone, prev->zone, NULL);
     ngx_conf_merge_ptr_value(conf->keep, prev->keep, NULL);
     ngx_conf_merge_ptr_value(conf->idempotency, prev->idempotency, NULL);
+    ngx_conf_merge_ptr_value(conf->owner, prev->owner, NULL);
+    ngx_conf_merge_ptr_value(conf->base_url, prev->base_url, NULL);
+    ngx_conf_merge_uint_value(conf->dialect, prev->dialect,
+                              NGX_HTTP_OFFLOAD_PLAIN);
     ngx_conf_merge_uint_value(conf->access, prev->access,
                               NGX_HTTP_OFFLOAD_ACCESS_ONCE);
     ngx_conf_merge_uint_value(conf->delivery, prev->delivery,
@@ -318,6 +325,7 @@ ngx_http_offload_add_statuses(ngx_conf_t *cf,
 
         entrance->zone = location[i].olcf->status;
         entrance->status = *prefix;
+        entrance->owned = location[i].olcf->owner != NULL;
     }
 
     return NGX_OK;
@@ -360,7 +368,9 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
             return NGX_ERROR;
         }
 
-        if (ngx_http_offload_idempotency_check(cf, &location[i]) != NGX_OK) {
+        if (ngx_http_offload_owner_check(cf, &location[i]) != NGX_OK
+            || ngx_http_offload_idempotency_check(cf, &location[i]) != NGX_OK)
+        {
             return NGX_ERROR;
         }
 

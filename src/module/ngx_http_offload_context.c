@@ -3,10 +3,11 @@
  * What a replay must know of the connection it stands for, as one word list
  * that travels with the job and that nobody but this file reads:
  *
- *     <remote> <local> <h|s> <keep>
+ *     <remote> <local> <h|s> <keep> <base>
  *
- * the addresses as in ngx_http_offload_sockaddr(), whether it was HTTPS, and
- * the kept variables as base64url of "name\0value\0...", or "-".  Runs in
+ * the addresses as in ngx_http_offload_sockaddr(), whether it was HTTPS, the
+ * kept variables as base64url of "name\0value\0...", or "-", and what the
+ * URLs of the job begin with, which no replay can find out.  Runs in
  * worker processes, on the request's memory.
  */
 
@@ -31,7 +32,7 @@ ngx_http_offload_context(ngx_http_request_t *r,
 {
     u_char            *p;
     size_t             keep;
-    ngx_str_t          src, dst;
+    ngx_str_t          src, dst, *base;
     ngx_connection_t  *c;
 
     c = r->connection;
@@ -40,10 +41,15 @@ ngx_http_offload_context(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
+    base = ngx_http_offload_base_of(r);
+    if (base == NULL) {
+        return NGX_ERROR;
+    }
+
     keep = olcf->keep ? ngx_http_offload_keep_len(r, olcf->keep) : 0;
 
-    p = ngx_pnalloc(r->pool, 2 * (1 + 32 + 4) + sizeof("  h -")
-                             + ngx_base64_encoded_length(keep));
+    p = ngx_pnalloc(r->pool, 2 * (1 + 32 + 4) + sizeof("  h - ")
+                             + ngx_base64_encoded_length(keep) + base->len);
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -77,6 +83,9 @@ ngx_http_offload_context(ngx_http_request_t *r,
         ngx_encode_base64url(&dst, &src);
         p += dst.len;
     }
+
+    *p++ = ' ';
+    p = ngx_cpymem(p, base->data, base->len);
 
     context->len = p - context->data;
 
@@ -176,8 +185,8 @@ ngx_int_t
 ngx_http_offload_replay_context(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx, ngx_str_t *value)
 {
-    u_char            *p, *last, *word[4], text[NGX_SOCKADDR_STRLEN];
-    size_t             len[4];
+    u_char            *p, *last, *word[5], text[NGX_SOCKADDR_STRLEN];
+    size_t             len[5];
     socklen_t          socklen, local_socklen;
     ngx_str_t          addr_text, src;
     ngx_uint_t         i;
@@ -187,7 +196,7 @@ ngx_http_offload_replay_context(ngx_http_request_t *r,
     p = value->data + ZONE_ID_TEXT + 1;
     last = value->data + value->len;
 
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 5; i++) {
         word[i] = p;
 
         while (p < last && *p != ' ') {
@@ -196,7 +205,7 @@ ngx_http_offload_replay_context(ngx_http_request_t *r,
 
         len[i] = p - word[i];
 
-        if (len[i] == 0 || (p == last) != (i == 3)) {
+        if (len[i] == 0 || (p == last) != (i == 4)) {
             return NGX_DECLINED;
         }
 
@@ -208,7 +217,11 @@ ngx_http_offload_replay_context(ngx_http_request_t *r,
     local = ngx_http_offload_replay_sockaddr(r->pool, word[1], len[1],
                                              &local_socklen);
 
+    ctx->base.data = word[4];
+    ctx->base.len = len[4];
+
     if (sockaddr == NULL || local == NULL || len[2] != 1
+        || !ngx_http_offload_is_base(&ctx->base)
         || (word[2][0] != 'h' && word[2][0] != 's'))
     {
         return NGX_DECLINED;

@@ -151,7 +151,7 @@ static void
 ngx_http_offload_held(ngx_http_request_t *r, ngx_int_t rc,
     ngx_http_offload_job_t *job, ngx_int_t result)
 {
-    ngx_str_t                     host, body;
+    ngx_str_t                     body;
     ngx_msec_t                    time;
     ngx_http_offload_ctx_t       *ctx;
     ngx_http_offload_prefer_t     prefer;
@@ -180,10 +180,8 @@ ngx_http_offload_held(ngx_http_request_t *r, ngx_int_t rc,
             return;
         }
 
-        ngx_http_offload_authority(r, &host);
-
         if (ngx_http_offload_prepare_accepted(r, olcf->zone->rt,
-                                              &olcf->entrance->status, &host,
+                                              &olcf->entrance->status,
                                               ctx->id, job, &body)
             != NGX_OK)
         {

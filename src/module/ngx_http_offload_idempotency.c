@@ -428,8 +428,13 @@ ngx_http_offload_key_digest(ngx_http_request_t *r,
     ngx_http_offload_key_t *key)
 {
     u_char                          *p, head[NGX_SIZE_T_LEN + 2];
+    uint8_t                         *owner;
     ngx_str_t                        scope;
     ngx_http_offload_idempotency_t  *idempotency;
+
+    if (ngx_http_offload_owner_digest(r, &owner) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     idempotency = olcf->idempotency;
 
@@ -443,12 +448,16 @@ ngx_http_offload_key_digest(ngx_http_request_t *r,
         scope.len = NGX_HTTP_OFFLOAD_ENTRANCE_LEN;
     }
 
-    /* no scope may look like another with a part of the key */
+    /*
+     * no scope may look like another with a part of the key, and no owner
+     * gets another's job
+     */
 
     p = ngx_sprintf(head, "%c%uz:", idempotency->scope ? 'v' : 's',
                     scope.len);
 
     ngx_sha1_init(&key->sha1);
+    ngx_sha1_update(&key->sha1, owner, ZONE_DIGEST_SIZE);
     ngx_sha1_update(&key->sha1, head, p - head);
     ngx_sha1_update(&key->sha1, scope.data, scope.len);
     ngx_sha1_update(&key->sha1, text->data, text->len);
@@ -514,7 +523,7 @@ ngx_int_t
 ngx_http_offload_send_first(ngx_http_request_t *r)
 {
     ngx_int_t                     rc;
-    ngx_str_t                     host, url, body, *prefix;
+    ngx_str_t                     url, body, *prefix;
     ngx_http_offload_ctx_t       *ctx;
     ngx_http_offload_job_t        job;
     ngx_http_offload_loc_conf_t  *olcf;
@@ -538,18 +547,10 @@ ngx_http_offload_send_first(ngx_http_request_t *r)
 
     ngx_http_clean_header(r);               /* of a job of its own */
 
-    ngx_http_offload_authority(r, &host);
-
-    if (ngx_http_offload_job_url(r, r->pool, prefix, &host, ctx->id, &url)
-            != NGX_OK
+    if (ngx_http_offload_job_url(r, r->pool, prefix, ctx->id, &url) != NGX_OK
         || ngx_http_offload_describe(r, olcf->zone, prefix, &job, &body)
-            != NGX_OK
-        || ngx_http_offload_add_header(r, "Location", sizeof("Location") - 1,
-                                       &url)
-            == NULL
-        || ngx_http_offload_add_header(r, "Content-Location",
-                                       sizeof("Content-Location") - 1, &url)
-            == NULL)
+           != NGX_OK
+        || ngx_http_offload_location(r, &url) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }

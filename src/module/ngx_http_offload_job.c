@@ -12,14 +12,29 @@ static ngx_uint_t ngx_http_offload_position(ngx_http_offload_rt_t *rt,
     ngx_http_offload_job_t *job);
 
 
+/* NGX_DECLINED: there is no such job, or it is another owner's. */
+
+ngx_int_t
+ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
+    uint8_t id[ZONE_ID_SIZE], ngx_http_offload_job_t *job)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_http_offload_find_any(r, zone, id, job);
+
+    return rc == NGX_OK ? ngx_http_offload_owner_allows(r, job) : rc;
+}
+
+
 /*
  * From the slot while the job is active, otherwise from the store.  In this
  * order: a slot is given up only after the store has what it said.
  */
 
 ngx_int_t
-ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
-    uint8_t id[ZONE_ID_SIZE], ngx_http_offload_job_t *job)
+ngx_http_offload_find_any(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job)
 {
     int                     state;
     char                    name[NGX_MAX_PATH];
@@ -44,6 +59,7 @@ ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
     case ZONE_SLOT_RUNNING:
 
         ngx_memcpy(job->id, id, ZONE_ID_SIZE);
+        ngx_memcpy(job->owner, zj.owner, ZONE_DIGEST_SIZE);
         job->state = state == ZONE_SLOT_RUNNING ? STORE_RUNNING
                                                 : STORE_QUEUED;
         job->seq = zj.seq;

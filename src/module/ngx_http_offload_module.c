@@ -49,6 +49,12 @@ static ngx_conf_enum_t  ngx_http_offload_delivery[] = {
     { ngx_null_string, 0 }
 };
 
+static ngx_conf_enum_t  ngx_http_offload_dialect[] = {
+    { ngx_string("default"), NGX_HTTP_OFFLOAD_PLAIN },
+    { ngx_string("azure"), NGX_HTTP_OFFLOAD_AZURE },
+    { ngx_null_string, 0 }
+};
+
 static ngx_conf_post_t  ngx_http_offload_timeout_post = {
     ngx_http_offload_timeout_check
 };
@@ -112,6 +118,27 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
+
+    { ngx_string("offload_owner"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_offload_owner,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, owner),
+      NULL },
+
+    { ngx_string("offload_base_url"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_offload_base_url,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, base_url),
+      NULL },
+
+    { ngx_string("offload_dialect"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, dialect),
+      ngx_http_offload_dialect },
 
     { ngx_string("offload_access"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,

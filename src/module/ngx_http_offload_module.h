@@ -25,12 +25,15 @@
  *   _status.c    the status location: document, result
  *   _cancel.c    and cancellation
  *   _job.c       a job as it is now
+ *   _owner.c     the offload_owner directive: whose job it is
  *   _events.c    a job's changes as a stream of events
  *   _page.c      a document or problem as a page for people
  *   _status_zone.c  the offload_status_zone directive and its answer
  *   _result.c    a job's result
  *   _filter.c    two corrections of answers on their way out
- *   _answer.c    the JSON of documents, URLs, estimates
+ *   _answer.c    the JSON of documents, estimates
+ *   _dialect.c   the JSON for other pollers: offload_dialect azure
+ *   _url.c       the URLs of jobs, offload_base_url
  *   _send.c      answers on their way: documents, problems
  *   _store.c     reading the worker's store
  *
@@ -68,6 +71,8 @@
                                                        there any more */
 
 #define NGX_HTTP_OFFLOAD_ENTRANCE_LEN   16          /* hex digits */
+#define NGX_HTTP_OFFLOAD_ID_LOGGED      8           /* of the text: no key to
+                                                       a job */
 
 #define NGX_HTTP_OFFLOAD_ACCESS_ONCE    0
 #define NGX_HTTP_OFFLOAD_ACCESS_EVERY   1
@@ -78,6 +83,9 @@
 #define NGX_HTTP_OFFLOAD_JSON           0
 #define NGX_HTTP_OFFLOAD_EVENTS         1
 #define NGX_HTTP_OFFLOAD_HTML           2
+
+#define NGX_HTTP_OFFLOAD_PLAIN          0
+#define NGX_HTTP_OFFLOAD_AZURE          1
 
 #define NGX_HTTP_OFFLOAD_WORKER_AUTO    0
 #define NGX_HTTP_OFFLOAD_WORKER_OFF     1
@@ -126,6 +134,7 @@ typedef struct {
 typedef struct {
     ngx_http_offload_zone_t    *zone;
     ngx_str_t                   status;     /* "/jobs/", of that server */
+    ngx_uint_t                  owned;      /* that location: offload_owner */
     u_char                      name[NGX_HTTP_OFFLOAD_ENTRANCE_LEN];
     ngx_str_t                   path;       /* of its socket */
 } ngx_http_offload_entrance_t;
@@ -163,6 +172,9 @@ typedef struct {
     ngx_http_offload_zone_t    *counted;    /* offload_status_zone */
     ngx_array_t                *keep;       /* ..._keep_t */
     ngx_http_offload_idempotency_t  *idempotency;   /* NULL: off */
+    ngx_http_complex_value_t   *owner;      /* NULL: off */
+    ngx_http_complex_value_t   *base_url;   /* NULL: as the client asks */
+    ngx_uint_t                  dialect;
     ngx_uint_t                  access;
     ngx_uint_t                  delivery;
     time_t                      timeout;    /* of one attempt */
@@ -225,6 +237,9 @@ typedef struct {
     ngx_http_offload_stream_t  *stream;
     ngx_uint_t                  held;       /* by its count */
     ngx_uint_t                  html;       /* a page instead of JSON */
+    ngx_uint_t                  owner_set;
+    uint8_t                     owner[ZONE_DIGEST_SIZE];    /* zero: nobody */
+    ngx_str_t                   base;       /* of URLs; empty: not known yet */
 
     /* of a replay */
     ngx_uint_t                  replay;
@@ -250,7 +265,7 @@ typedef struct {
     struct zone_request         fixed;
     struct zone_request_key    *key;        /* NULL: none */
     ngx_str_t                   uri;
-    ngx_str_t                   host;
+    ngx_str_t                   host;       /* as the client named it */
     ngx_str_t                   context;
 } ngx_http_offload_record_t;
 
@@ -259,6 +274,7 @@ typedef struct {
 
 typedef struct {
     uint8_t                     id[ZONE_ID_SIZE];
+    uint8_t                     owner[ZONE_DIGEST_SIZE];    /* zero: nobody's */
     ngx_uint_t                  state;      /* enum store_state */
     ngx_uint_t                  flags;      /* STORE_* */
     ngx_uint_t                  error;
@@ -513,7 +529,7 @@ ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,
 void ngx_http_offload_record_write(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record,
     u_char *p);
-void ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host);
+ngx_uint_t ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host);
 
 /* _context.c */
 ngx_int_t ngx_http_offload_context(ngx_http_request_t *r,
@@ -554,8 +570,11 @@ ngx_int_t ngx_http_offload_status_answer(ngx_http_request_t *r, ngx_int_t rc,
 ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 
-/* _job.c */
+/* _job.c: for whoever may ask for it, or whoever has a better right to it */
 ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_find_any(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
     ngx_http_offload_job_t *job);
 
@@ -588,6 +607,7 @@ ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
 
 /* _answer.c */
 extern const char  *ngx_http_offload_states[];
+extern const char  *ngx_http_offload_errors[];
 ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
     ngx_pool_t *pool, ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate);
@@ -597,12 +617,13 @@ ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
 ngx_int_t ngx_http_offload_describe(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job, ngx_str_t *body);
-ngx_int_t ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
-    ngx_str_t *prefix, ngx_str_t *host, u_char id[ZONE_ID_TEXT],
-    ngx_str_t *url);
 ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
-    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, ngx_str_t *host,
-    u_char id[ZONE_ID_TEXT], ngx_http_offload_job_t *job, ngx_str_t *body);
+    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, u_char id[ZONE_ID_TEXT],
+    ngx_http_offload_job_t *job, ngx_str_t *body);
+ngx_int_t ngx_http_offload_location(ngx_http_request_t *r, ngx_str_t *url);
+u_char *ngx_http_offload_time(u_char *p, uint64_t ms);
+u_char *ngx_http_offload_string(u_char *p, const char *name,
+    ngx_str_t *value);
 
 /* _store.c: in a worker process */
 #define NGX_HTTP_OFFLOAD_STORE_ABSENT  NGX_DECLINED  /* nothing stored yet */
@@ -617,6 +638,8 @@ ngx_int_t ngx_http_offload_store_counters(ngx_http_offload_rt_t *rt,
     ngx_http_offload_counters_t *counters);
 void ngx_http_offload_store_check(ngx_http_offload_rt_t *rt);
 void ngx_http_offload_store_close(ngx_http_offload_rt_t *rt);
+
+#include "ngx_http_offload_client.h"
 
 
 #endif /* _NGX_HTTP_OFFLOAD_MODULE_H_INCLUDED_ */

@@ -34,6 +34,7 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     ngx_uint_t               i;
     ngx_list_part_t         *part;
     ngx_table_elt_t         *h;
+    uint8_t                 *owner;
     struct zone_request     *fixed;
     ngx_http_offload_ctx_t  *ctx;
 
@@ -45,10 +46,11 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
 
     ngx_memzero(fixed, sizeof(struct zone_request));
 
-    ngx_http_offload_authority(r, &record->host);
+    (void) ngx_http_offload_authority(r, &record->host);
 
     if (ngx_http_offload_record_uri(r, &record->uri) != NGX_OK
-        || ngx_http_offload_context(r, olcf, &record->context) != NGX_OK)
+        || ngx_http_offload_context(r, olcf, &record->context) != NGX_OK
+        || ngx_http_offload_owner_digest(r, &owner) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -91,6 +93,7 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     fixed->queue_len = (uint16_t) olcf->zone->name.len;
     fixed->context_len = (uint32_t) record->context.len;
     fixed->headers_len = (uint32_t) headers;
+    ngx_memcpy(fixed->owner, owner, ZONE_DIGEST_SIZE);
 
     if (r->request_body && r->request_body->temp_file) {
         fixed->flags |= ZONE_REQUEST_BODY_FILE;
@@ -178,11 +181,11 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
 
 /*
  * Host and port as the client named them; when it named none (HTTP/1.0), the
- * server's name.  The host of an absolute request target rules over the
+ * server's name, and 0.  The host of an absolute request target rules over the
  * header (RFC 9112, 3.2.2).
  */
 
-void
+ngx_uint_t
 ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host)
 {
     u_char                    *p;
@@ -203,12 +206,12 @@ ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host)
         host->data = r->host_start;
         host->len = p - r->host_start;
 
-        return;
+        return 1;
     }
 
     if (r->headers_in.host && r->headers_in.host->value.len) {
         *host = r->headers_in.host->value;
-        return;
+        return 1;
     }
 
     cscf = ngx_http_get_module_srv_conf(r, ngx_http_core_module);
@@ -218,6 +221,8 @@ ngx_http_offload_authority(ngx_http_request_t *r, ngx_str_t *host)
     if (host->len == 0) {
         ngx_str_set(host, "localhost");
     }
+
+    return 0;
 }
 
 

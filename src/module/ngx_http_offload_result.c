@@ -106,8 +106,13 @@ static ngx_int_t
 ngx_http_offload_result_headers(ngx_http_request_t *r,
     ngx_http_offload_result_t *result)
 {
-    u_char     *p, *last, *end, *colon;
-    ngx_str_t   name, value;
+    u_char                       *p, *last, *end, *colon;
+    ngx_str_t                     name, value;
+    ngx_uint_t                    policy;
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
+    policy = 0;
 
     r->headers_out.status = result->status;
     r->headers_out.content_length_n = result->size;
@@ -142,9 +147,31 @@ ngx_http_offload_result_headers(ngx_http_request_t *r,
             if (ngx_http_offload_result_header(r, &name, &value) != NGX_OK) {
                 return NGX_ERROR;
             }
+
+            policy |= name.len == sizeof("Referrer-Policy") - 1
+                      && ngx_strncasecmp(name.data,
+                                         (u_char *) "Referrer-Policy",
+                                         name.len)
+                         == 0;
         }
 
         p = end + 1;
+    }
+
+    /*
+     * the job's id is in this URL, and may be the key to it: a document of
+     * the backend's does not pass it on unless the backend says so
+     */
+
+    if (olcf->status && !policy) {
+        ngx_str_set(&value, "no-referrer");
+
+        if (ngx_http_offload_add_header(r, "Referrer-Policy",
+                                        sizeof("Referrer-Policy") - 1, &value)
+            == NULL)
+        {
+            return NGX_ERROR;
+        }
     }
 
     ngx_str_set(&value, "backend");
@@ -210,7 +237,7 @@ ngx_http_offload_result_file(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job,
     ngx_http_offload_result_t *result, ngx_buf_t *b)
 {
-    u_char                   *name, *p;
+    u_char                   *name, *id, *p;
     ngx_fd_t                  fd;
     ngx_str_t                *store;
     ngx_file_info_t           fi;
@@ -229,11 +256,15 @@ ngx_http_offload_result_file(ngx_http_request_t *r,
     }
 
     p = ngx_sprintf(name, "%V/%s/", store, ZONE_DIR_BLOBS);
+    id = p;
     zone_id_format((char *) p, job->id);
     p = ngx_sprintf(p + ZONE_ID_TEXT, ".%ui", job->attempts);
     *p = '\0';
 
     fd = ngx_open_file(name, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
+
+    p = id + NGX_HTTP_OFFLOAD_ID_LOGGED;        /* from now on it is for logs */
+    *p = '\0';
 
     if (fd == NGX_INVALID_FILE) {
         if (ngx_errno == NGX_ENOENT) {

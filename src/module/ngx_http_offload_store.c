@@ -516,6 +516,7 @@ ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
     }
 
     ngx_memcpy(job->id, sj.id, ZONE_ID_SIZE);
+    ngx_memcpy(job->owner, sj.owner, ZONE_DIGEST_SIZE);
 
     job->state = sj.state;
     job->flags = sj.flags;

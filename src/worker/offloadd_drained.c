@@ -39,6 +39,7 @@ drain_slot(struct store *s, struct drain_item *item)
         job.attempts = item->row.attempts;
         job.timeout_s = item->row.timeout_s;
         job.location = item->row.location;
+        memcpy(job.owner, item->row.owner, ZONE_DIGEST_SIZE);
 
         if (item->row.state == STORE_RUNNING) {
             state = ZONE_SLOT_RUNNING;

@@ -112,6 +112,7 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.body_size = in->view->fixed.body_size;
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
+    memcpy(in->row.owner, in->view->fixed.owner, ZONE_DIGEST_SIZE);
 
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;

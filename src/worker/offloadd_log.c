@@ -5,11 +5,14 @@
  * other thread needs no lock.  A kill leaves a whole line or none.
  *
  * Values come from anywhere: they are quoted and escaped here.  Headers and
- * bodies of requests are never given to these functions.
+ * bodies of requests are never given to these functions.  A job's id may be
+ * all it takes to get at the job: it is written whole to a file that others
+ * can not read, and cut on standard error, which is somebody else's log.
  */
 
 #include "offloadd.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -24,10 +27,14 @@ static const char *const  log_names[LOG_LEVELS] = {
     "debug", "info", "notice", "warn", "error"
 };
 
+#define LOG_ID_CUT  8                   /* characters that are left of an id */
+
+
 static char         log_path[PATH_MAX];
 static int          log_fd = STDERR_FILENO;
 static _Atomic int  log_wanted = LOG_INFO;
 static _Atomic int  log_starting = 1;
+static _Atomic int  log_shared = 1;     /* on standard error */
 
 
 int
@@ -54,10 +61,25 @@ log_started(void)
 }
 
 
+/* nginx makes its logs for all to read. */
+
 static int
 log_open_file(const char *path)
 {
-    return open(path, O_WRONLY|O_APPEND|O_CREAT|O_CLOEXEC|O_NOCTTY, 0640);
+    int          fd;
+    struct stat  st;
+
+    fd = open(path, O_WRONLY|O_APPEND|O_CREAT|O_CLOEXEC|O_NOCTTY, 0640);
+
+    if (fd != -1 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)
+        && (st.st_mode & 07) != 0
+        && fchmod(fd, st.st_mode & 07770) == -1)
+    {
+        log_text(LOG_WARN, "log %.300s: others can read it: %s", path,
+                 strerror(errno));
+    }
+
+    return fd;
 }
 
 
@@ -83,6 +105,8 @@ log_open(const char *path, int level)
         return -1;
     }
 
+    atomic_store(&log_shared, 1);               /* while it is either */
+
     if (log_fd == STDERR_FILENO) {
         log_fd = fd;
 
@@ -92,6 +116,7 @@ log_open(const char *path, int level)
     }
 
     (void) snprintf(log_path, sizeof(log_path), "%s", path);
+    atomic_store(&log_shared, path[0] == '\0');
 
     return 0;
 }
@@ -271,10 +296,42 @@ log_str(struct log_line *l, const char *key, const char *value)
 }
 
 
+/* Wherever it stands: file names are made of ids, too. */
+
+static void
+log_cut_ids(struct log_line *l)
+{
+    char     *p, *end, *last;
+    uint8_t   id[ZONE_ID_SIZE];
+
+    last = l->text + l->len;
+
+    for (p = l->text; p < last; p = end + 1) {
+        for (end = p; end < last && isalnum((unsigned char) *end); end++) {
+            /* void */
+        }
+
+        if (zone_id_parse(id, p, (size_t) (end - p)) != 0) {
+            continue;
+        }
+
+        p += LOG_ID_CUT;
+        memmove(p, end, (size_t) (last - end));
+        last -= end - p;
+        l->len = (size_t) (last - l->text);
+        end = p;
+    }
+}
+
+
 void
 log_end(struct log_line *l)
 {
     ssize_t  n;
+
+    if (atomic_load_explicit(&log_shared, memory_order_relaxed)) {
+        log_cut_ids(l);
+    }
 
     l->text[l->len++] = '\n';
 
@@ -287,6 +344,7 @@ log_end(struct log_line *l)
     if (l->level == LOG_ERROR && log_path[0] != '\0'
         && atomic_load_explicit(&log_starting, memory_order_relaxed))
     {
+        log_cut_ids(l);
         (void) !write(STDERR_FILENO, l->text, l->len);
     }
 }

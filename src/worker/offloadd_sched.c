@@ -494,6 +494,7 @@ sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
     copy.attempts = row->attempts;
     copy.timeout_s = row->timeout_s;
     copy.location = row->location;
+    memcpy(copy.owner, row->owner, ZONE_DIGEST_SIZE);
 
     zone_id_hint(job->id, &lane, &slot);
     zone_slot_write(&d->zone, lane, slot, &copy, state);

@@ -38,6 +38,7 @@
 #include <sys/un.h>
 
 #include "zone_order.h"
+#include "zone_request.h"
 
 
 #define ZONE_MAGIC            "OFLDZONE"
@@ -111,8 +112,7 @@ struct zone_worker {
     _Atomic uint64_t  service_us;               /* one attempt, smoothed;
                                                    0: nothing measured */
     _Atomic uint64_t  settled;
-    _Atomic uint32_t  refusing;                 /* ZONE_REFUSING_*: what would
-                                                   come now is refused */
+    _Atomic uint32_t  refusing;                 /* new jobs: ZONE_REFUSING_* */
     _Atomic uint32_t  commit_us;                /* one group, smoothed, or 0 */
 };
 
@@ -173,7 +173,8 @@ struct zone_job {
     uint32_t          timeout_s;                /* of one attempt */
     uint32_t          location;                 /* hash of its location */
     uint32_t          progress;                 /* percent + 1; 0: unknown */
-    uint64_t          spare[3];
+    uint8_t           owner[ZONE_DIGEST_SIZE];  /* zero: nobody's */
+    uint32_t          flags;                    /* 0 */
 };
 
 struct zone_slot {
@@ -532,7 +533,6 @@ int zone_sq_peek(struct zone_consumer *c, struct zone_record **rec,
 void zone_sq_release(struct zone_consumer *c);
 /* Forget the peeks since the last release. */
 void zone_sq_rewind(struct zone_consumer *c);
-
 
 /*
  * Bytes of records in the lane that may not be thrown away: jobs whose 202

@@ -19,6 +19,7 @@
 #define ZONE_REQUEST_LAYOUT   1
 
 #define ZONE_REQUEST_METHOD_MAX   32
+#define ZONE_DIGEST_SIZE          20        /* SHA-1 */
 
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
@@ -41,17 +42,19 @@ struct zone_request {
                                                kept variables; opaque, token
                                                characters and spaces */
     uint32_t  headers_len;
+    uint8_t   owner[ZONE_DIGEST_SIZE];      /* whose job it is; zero: nobody's,
+                                               its id is the key to it */
+    uint32_t  spare2;
 };
 
-_Static_assert(sizeof(struct zone_request) == 40, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 64, "zone_request");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
+_Static_assert(offsetof(struct zone_request, owner) == 40, "owner");
 
 /*
  * An idempotency key: requests with the same one are the same job.  Digests
  * only: the key itself is one of the request's headers, or not kept.
  */
-
-#define ZONE_DIGEST_SIZE      20
 
 struct zone_request_key {
     uint8_t   key[ZONE_DIGEST_SIZE];        /* of its scope and its text */

@@ -100,11 +100,14 @@ struct store_job {
     uint16_t  type_len;                         /* Content-Type follows */
     uint16_t  message_len;                      /* then the error's message */
     uint16_t  spare[3];
+    uint8_t   owner[ZONE_DIGEST_SIZE];          /* see zone_request.h */
+    uint32_t  spare2;
 };
 
-_Static_assert(sizeof(struct store_job) == 104, "store_job");
+_Static_assert(sizeof(struct store_job) == 128, "store_job");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
+_Static_assert(offsetof(struct store_job, owner) == 104, "owner");
 
 #define STORE_TYPE_MAX        256               /* longer ones are cut */
 #define STORE_MESSAGE_MAX     512

@@ -38,6 +38,7 @@ parts(void)
     p.fixed.layout = ZONE_REQUEST_LAYOUT;
     p.fixed.timeout_s = 3600;
     p.fixed.location = 0xdeadbeef;
+    memset(p.fixed.owner, 3, ZONE_DIGEST_SIZE);
     memset(p.key.key, 1, ZONE_DIGEST_SIZE);
     memset(p.key.print, 2, ZONE_DIGEST_SIZE);
     p.key.ttl_s = 60;
@@ -155,6 +156,8 @@ test_good(void)
     ok(same(&v.body, "a=1&b=2", 7), "its body");
     ok(v.fixed.timeout_s == 3600 && v.fixed.location == 0xdeadbeef
        && v.fixed.body_size == 7, "its numbers");
+    ok(memcmp(v.fixed.owner, p.fixed.owner, ZONE_DIGEST_SIZE) == 0,
+       "its owner");
     free(whole);
 
     p.headers_len = 0;

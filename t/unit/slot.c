@@ -248,9 +248,8 @@ numbered(struct zone_job *job, uint64_t n)
     job->timeout_s = (uint32_t) n + 1;
     job->location = (uint32_t) n ^ 0x5555;
     job->progress = (uint32_t) (n % 102);
-    job->spare[0] = n * 7;
-    job->spare[1] = n << 32;
-    job->spare[2] = n * 11;
+    memset(job->owner, (int) (n * 7), ZONE_DIGEST_SIZE);
+    job->flags = (uint32_t) n * 11;
 }
 
 
