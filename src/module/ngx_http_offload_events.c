@@ -352,8 +352,8 @@ ngx_http_offload_event(ngx_http_request_t *r, ngx_http_offload_stream_t *s,
     ngx_http_offload_job_t *job)
 {
     u_char                       *p;
-    uint64_t                      estimate;
     ngx_str_t                     json;
+    ngx_uint_t                    retry_after;
     const char                   *name;
     ngx_http_offload_loc_conf_t  *olcf;
 
@@ -372,7 +372,7 @@ ngx_http_offload_event(ngx_http_request_t *r, ngx_http_offload_stream_t *s,
     if (name
         && ngx_http_offload_document_json(r, s->pool, olcf->status,
                                           &olcf->prefix, job, &json,
-                                          &estimate)
+                                          &retry_after)
            != NGX_OK)
     {
         return NGX_ERROR;

@@ -6,7 +6,7 @@
  * below it knows libc only: it is linked into the nginx module and into
  * offloadd, and tested without either.
  *
- *      zone header   geometry, worker's figures
+ *      zone header   geometry, worker's figures, service times
  *      lane 0        lane header | slots | CQ | SQ
  *      lane 1        ...
  *
@@ -44,7 +44,7 @@
 #define ZONE_LAYOUT           1
 #define ZONE_READY            0x79646572        /* "redy" */
 
-#define ZONE_HEADER_SIZE      4096
+#define ZONE_HEADER_SIZE      20480
 #define ZONE_LANE_HEADER_SIZE 4096
 #define ZONE_LINE             64
 
