@@ -10,6 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use Events;
 use JSON::PP;
 use Offload;
 use POSIX qw(floor);
@@ -23,7 +24,7 @@ my $HTTP = 'server { listen 127.0.0.1:%%PORT%%; '
     . join(' ', map { "location /$_/ { offload jobs; "
                       . 'proxy_pass http://%%BACKEND%%; }' }
            qw(quick slow two constant exponential new))
-    . ' location /jobs/ { offload_status jobs; } } '
+    . ' location /jobs/ { offload_status jobs; offload_heartbeat 200ms; } } '
     . 'server { listen 127.0.0.1:%%PORT2%%; '
     . 'location /quick/ { offload jobs; proxy_pass http://%%BACKEND%%; } '
     . 'location /jobs/ { offload_status jobs; } }';
@@ -99,20 +100,25 @@ sub check_locations {
 check_locations('at once');
 
 my $job = $n->submit(POST => '/two/?delay=3000', body => 'x');
-my $since = time;
 my $two = told($job->{answer});
+my $stream = Events->open($n->port, $job->{path}, estimates => 1);
 
 ok $two->{left} > -1 && $two->{left} < 1.6, 'of two kinds: the likelier'
     or diag $two->{left};
 
-# by the backend's clock it runs for a second now
+my @events;
 
-$back->wait_for(1, event => 'request', job => $job->{id});
-sleep 0.05 while time < $since + 1;
+do { push @events, scalar $stream->next } while $events[-1]
+    && $events[-1]{event} ne 'estimate';
+
+ok $events[-1] && @events <= 4, 'when that is over, an event says so'
+    or diag map { "$_->{event} $_->{data}\n" } grep { $_ } @events;
+
 $two = told($n->get($job->{path}));
 
-ok $two->{left} > 0.9 && $two->{left} < 3.5, 'not done by then: it is a slow one'
+ok $two->{left} > 0.9 && $two->{left} < 4, 'it is a slow one'
     or diag $two->{left};
+is $two->{doc}{status}, 'running', 'which runs';
 
 my $r = $n->get("$job->{path}/result");
 
@@ -125,8 +131,9 @@ my $mixed = told($n->request(POST => '/new/?delay=50', body => 'x'));
 ok $mixed->{left} < 5, 'a new location: by what is usual in the zone'
     or diag $mixed->{left};
 
-$n->settled($n->submit(POST => '/quick/?delay=1500', body => 'x',
-                       to => $n->port('2'))) for 1;
+$n->settled($_)
+    for map { $n->submit(POST => '/quick/?delay=2000', body => 'x',
+                         to => $n->port('2')) } 1 .. 20;
 ok told($n->request(POST => '/quick/?delay=50', body => 'x'))->{left} < 1.6,
     'a location of that name in another server is another';
 

@@ -2,13 +2,15 @@
 /*
  * When a job should be done, and when it is worth asking again: offloadd's
  * figures for the arithmetic in zone_estimate.c.  Runs in worker processes
- * and only reads; nothing outlives the call.
+ * and only reads; what outlives a call is a copy of its answer.
  */
 
 
 #include "ngx_http_offload_module.h"
 
 
+static void ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, uint64_t now, struct zone_estimate *e);
 static void ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
     ngx_http_offload_job_t *job, uint64_t now, struct zone_outlook *o);
 
@@ -28,10 +30,7 @@ ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
 {
     uint64_t              now;
     ngx_time_t           *tp;
-    struct zone_times     all, own;
-    struct zone_outlook   o;
     struct zone_estimate  e;
-    struct zone_service  *services;
 
     *retry = 0;
 
@@ -42,14 +41,51 @@ ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
     tp = ngx_timeofday();
     now = (uint64_t) tp->sec * 1000 + tp->msec;
 
+    ngx_http_offload_estimate_job(zone, job, now, &e);
+
+    *retry = e.retry_s;
+
+    return (now + e.left_ms + 999) / 1000 * 1000;
+}
+
+
+/*
+ * It takes half a microsecond, which a 202 would feel.  Those of one location
+ * that are sent within a millisecond mostly have the same to say.
+ */
+
+static void
+ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, uint64_t now, struct zone_estimate *e)
+{
+    struct zone_times     all, own;
+    struct zone_outlook   o;
+    struct zone_service  *services;
+
+    static struct {
+        struct zone_service  *services;
+        uint32_t              location;
+        uint64_t              at;
+        struct zone_outlook   outlook;
+        struct zone_estimate  estimate;
+    } last;
+
     ngx_http_offload_outlook(zone, job, now, &o);
+
+    services = zone->rt->mapped ? zone_services(&zone->rt->zone) : NULL;
+
+    if (services && services == last.services && now == last.at
+        && job->location == last.location
+        && ngx_memcmp(&o, &last.outlook, sizeof(struct zone_outlook)) == 0)
+    {
+        *e = last.estimate;
+        return;
+    }
 
     all.n = 0;
     own.n = 0;
 
-    if (zone->rt->mapped) {
-        services = zone_services(&zone->rt->zone);
-
+    if (services) {
         zone_times_of(&own, services, job->location);
 
         if (!o.running) {
@@ -57,11 +93,13 @@ ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
         }
     }
 
-    zone_estimate(&e, &o, &all, &own);
+    zone_estimate(e, &o, &all, &own);
 
-    *retry = e.retry_s;
-
-    return (now + e.left_ms + 999) / 1000 * 1000;
+    last.services = services;
+    last.location = job->location;
+    last.at = now;
+    last.outlook = o;
+    last.estimate = *e;
 }
 
 
@@ -72,7 +110,7 @@ ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
     uint64_t             waiting;
     struct zone_worker  *worker;
 
-    ngx_memzero(o, sizeof(struct zone_outlook));
+    ngx_memzero(o, sizeof(struct zone_outlook));    /* padding as well */
 
     o->waited_ms = now > job->created_ms ? now - job->created_ms : 0;
     o->timeout_ms = (uint64_t) job->timeout_s * 1000;

@@ -108,7 +108,7 @@ struct zone_worker {
     _Atomic uint64_t  waiting;                  /* queued in the store */
     _Atomic uint64_t  running;
     _Atomic uint64_t  concurrency;              /* running at most */
-    _Atomic uint64_t  service_us;               /* one attempt, smoothed;
+    _Atomic uint64_t  service_us;               /* a job in its place, mean;
                                                    0: nothing measured */
     _Atomic uint64_t  settled;
     _Atomic uint32_t  refusing;                 /* ZONE_REFUSING_*: what would

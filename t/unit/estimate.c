@@ -424,6 +424,7 @@ test_running(void)
     struct zone_service   s;
 
     memset(&s, 0, sizeof(s));
+    memset(services, 0, sizeof(services));
 
     told(&e, &s, &s, 1, 0, 0);
     is(e.left_ms, 600 * 1000, "nothing measured: the attempt's time");
@@ -449,6 +450,8 @@ test_running(void)
     told(&e, &s, &s, 1, 200000, 0);
     is(e.left_ms, 100 * 1000, "longer than ever: half as long again");
     is(e.retry_s, 40, "and one asks after a fifth");
+    told(&e, &services[1], &s, 1, 200000, 0);
+    is(e.left_ms, 100 * 1000, "whatever the zone's places are held for");
     told(&e, &s, &s, 1, 590000, 0);
     is(e.left_ms, 10 * 1000, "but not longer than the attempt may last");
 }
