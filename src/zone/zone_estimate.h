@@ -102,7 +102,7 @@ struct zone_estimate {
     uint32_t  retry_s;                          /* ask again then, 1 or more */
 };
 
-/* `all` is the zone's, services[0]: for jobs that wait.  Either may be empty. */
+/* `all` is the zone's, services[0], for jobs that wait; either may be empty. */
 void zone_estimate(struct zone_estimate *e, const struct zone_outlook *o,
     const struct zone_times *all, const struct zone_times *own);
 
