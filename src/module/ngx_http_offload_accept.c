@@ -295,9 +295,12 @@ ngx_http_offload_submit(ngx_http_request_t *r,
 
     ngx_http_offload_record_write(r, olcf, &record, zone_record_payload(rec));
 
+    ngx_memzero(&shown, sizeof(ngx_http_offload_job_t));
+
     shown.state = STORE_QUEUED;
     shown.created_ms = rec->created_ms;
     shown.timeout_s = record.fixed.timeout_s;
+    shown.location = record.fixed.location;
 
     if (ngx_http_offload_prepare_accepted(r, rt, &olcf->entrance->status,
                                           ctx->id, &shown, &body)

@@ -1,8 +1,8 @@
 
 /*
- * What clients read of a job: the 202, its document, and the times and
- * estimates in them.  Runs in worker processes, touches the request's pool and
- * reads offloadd's figures; nothing outlives the request.
+ * What clients read of a job: the 202, its document, and the URLs and times
+ * in them.  Runs in worker processes and touches the request's pool; nothing
+ * outlives the request.
  */
 
 
@@ -10,17 +10,6 @@
 
 
 #define NGX_HTTP_OFFLOAD_TIME_LEN     (sizeof("2026-04-25T10:30:00Z") - 1)
-#define NGX_HTTP_OFFLOAD_RETRY        2     /* seconds, nothing measured */
-#define NGX_HTTP_OFFLOAD_RETRY_MAX    30
-
-
-static uint64_t ngx_http_offload_now(void);
-static uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
-    uint64_t start, uint64_t ahead, ngx_uint_t timeout_s);
-static uint64_t ngx_http_offload_job_estimate(ngx_http_offload_zone_t *zone,
-    ngx_http_offload_job_t *job);
-static ngx_uint_t ngx_http_offload_retry(ngx_http_offload_zone_t *zone,
-    uint64_t estimate);
 
 
 const char  *ngx_http_offload_states[] = {
@@ -43,27 +32,16 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     ngx_http_offload_rt_t *rt, ngx_str_t *prefix, u_char id[ZONE_ID_TEXT],
     ngx_http_offload_job_t *job, ngx_str_t *body)
 {
-    u_char     *p;
-    uint64_t    now, estimate, waiting;
-    ngx_str_t   url, value;
+    u_char      *p;
+    uint64_t     estimate;
+    ngx_str_t    url, value;
+    ngx_uint_t   retry;
 
     if (ngx_http_offload_job_url(r, r->pool, prefix, id, &url) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    now = ngx_http_offload_now();
-
-    if (job->state == STORE_RUNNING) {
-        estimate = ngx_http_offload_estimate(rt->conf, job->started_ms, 0,
-                                             job->timeout_s);
-        estimate = ngx_max(estimate, now + 1000);
-
-    } else {
-        waiting = atomic_load_explicit(&rt->zone.worker->waiting,
-                                       memory_order_relaxed);
-        estimate = ngx_http_offload_estimate(rt->conf, now, waiting,
-                                             job->timeout_s);
-    }
+    estimate = ngx_http_offload_estimate(rt->conf, job, &retry);
 
     ngx_str_set(&value, "no-store");
 
@@ -71,9 +49,7 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
         || ngx_http_offload_add_header(r, "Cache-Control",
                                        sizeof("Cache-Control") - 1, &value)
             == NULL
-        || ngx_http_offload_retry_after(r, ngx_http_offload_retry(rt->conf,
-                                                                  estimate))
-            != NGX_OK)
+        || ngx_http_offload_retry_after(r, retry) != NGX_OK)
     {
         return NGX_ERROR;
     }
@@ -143,14 +119,15 @@ ngx_http_offload_location(ngx_http_request_t *r, ngx_str_t *url)
 }
 
 
-/* The job's document; *estimate is 0 once it is settled. */
+/* The job's document; *retry is 0 once it is settled. */
 
 ngx_int_t
 ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate)
+    ngx_http_offload_job_t *job, ngx_str_t *body, ngx_uint_t *retry)
 {
     u_char     *p, id[ZONE_ID_TEXT];
+    uint64_t    estimate;
     ngx_str_t   url;
 
     zone_id_format((char *) id, job->id);
@@ -197,11 +174,11 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
         p = ngx_sprintf(p, ",\"queue_position\":%ui", job->position);
     }
 
-    *estimate = ngx_http_offload_job_estimate(zone, job);
+    estimate = ngx_http_offload_estimate(zone, job, retry);
 
-    if (*estimate) {
+    if (estimate) {
         p = ngx_http_offload_put(p, ",\"estimated_completion\":\"");
-        p = ngx_http_offload_time(p, *estimate);
+        p = ngx_http_offload_time(p, estimate);
         *p++ = '"';
     }
 
@@ -251,11 +228,11 @@ ngx_http_offload_describe(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job, ngx_str_t *body)
 {
-    uint64_t   estimate;
-    ngx_str_t  value;
+    ngx_str_t   value;
+    ngx_uint_t  retry;
 
     if (ngx_http_offload_document_json(r, r->pool, zone, prefix, job, body,
-                                       &estimate)
+                                       &retry)
         != NGX_OK
         || (ngx_http_offload_azure(r)
             && ngx_http_offload_azure_json(r, prefix, job, body) != NGX_OK))
@@ -272,12 +249,7 @@ ngx_http_offload_describe(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    if (estimate == 0) {
-        return NGX_OK;
-    }
-
-    return ngx_http_offload_retry_after(r, ngx_http_offload_retry(zone,
-                                                                  estimate));
+    return retry ? ngx_http_offload_retry_after(r, retry) : NGX_OK;
 }
 
 
@@ -368,91 +340,4 @@ ngx_http_offload_string(u_char *p, const char *name, ngx_str_t *value)
     *p++ = '"';
 
     return p;
-}
-
-
-static uint64_t
-ngx_http_offload_now(void)
-{
-    ngx_time_t  *tp;
-
-    tp = ngx_timeofday();
-
-    return (uint64_t) tp->sec * 1000 + tp->msec;
-}
-
-
-/*
- * When a job that starts to wait at `start` behind `ahead` others should be
- * done.  As long as nothing was measured, this is the time by which its
- * first attempt is over at the latest.
- */
-
-static uint64_t
-ngx_http_offload_estimate(ngx_http_offload_zone_t *zone, uint64_t start,
-    uint64_t ahead, ngx_uint_t timeout_s)
-{
-    uint64_t             service, concurrency;
-    struct zone_worker  *worker;
-
-    if (!zone->rt->mapped) {
-        return start + (uint64_t) timeout_s * 1000;
-    }
-
-    worker = zone->rt->zone.worker;
-
-    service = atomic_load_explicit(&worker->service_us, memory_order_relaxed);
-    concurrency = atomic_load_explicit(&worker->concurrency,
-                                       memory_order_relaxed);
-
-    if (service == 0 || concurrency == 0) {
-        return start + (uint64_t) timeout_s * 1000;
-    }
-
-    return start + service * (ahead / concurrency + 1) / 1000;
-}
-
-
-static uint64_t
-ngx_http_offload_job_estimate(ngx_http_offload_zone_t *zone,
-    ngx_http_offload_job_t *job)
-{
-    uint64_t  now, ahead, estimate;
-
-    now = ngx_http_offload_now();
-
-    switch (job->state) {
-
-    case STORE_QUEUED:
-        ahead = job->position ? job->position - 1 : 0;
-        return ngx_http_offload_estimate(zone, now, ahead, job->timeout_s);
-
-    case STORE_RUNNING:
-        estimate = ngx_http_offload_estimate(zone, job->started_ms, 0,
-                                             job->timeout_s);
-        return ngx_max(estimate, now + 1000);
-
-    default:
-        return 0;
-    }
-}
-
-
-static ngx_uint_t
-ngx_http_offload_retry(ngx_http_offload_zone_t *zone, uint64_t estimate)
-{
-    uint64_t  now, seconds;
-
-    if (!zone->rt->mapped
-        || atomic_load_explicit(&zone->rt->zone.worker->service_us,
-                                memory_order_relaxed)
-           == 0)
-    {
-        return NGX_HTTP_OFFLOAD_RETRY;
-    }
-
-    now = ngx_http_offload_now();
-    seconds = estimate > now ? (estimate - now + 999) / 1000 : 1;
-
-    return ngx_max(1, ngx_min(seconds, NGX_HTTP_OFFLOAD_RETRY_MAX));
 }

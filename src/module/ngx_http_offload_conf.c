@@ -381,6 +381,11 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
             return NGX_ERROR;
         }
 
+        /* every server has a "location /" */
+
+        olcf->hash ^= ngx_murmur_hash2(olcf->entrance->name,
+                                       NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
+
         if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK) {
             return NGX_ERROR;
         }

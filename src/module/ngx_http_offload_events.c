@@ -19,6 +19,7 @@
 
 struct ngx_http_offload_stream_s {
     ngx_http_offload_job_t      sent;       /* as the client knows it */
+    uint64_t                    estimate;   /* that it was told */
     ngx_uint_t                  started;
     ngx_pool_t                 *pool;       /* of what is on its way, or NULL */
     ngx_buf_t                   buf;        /* filters remember it */
@@ -47,6 +48,8 @@ static ngx_int_t ngx_http_offload_event(ngx_http_request_t *r,
     ngx_http_offload_stream_t *s, ngx_http_offload_job_t *job);
 static const char *ngx_http_offload_event_name(ngx_http_offload_stream_t *s,
     ngx_http_offload_job_t *job);
+static ngx_uint_t ngx_http_offload_event_moved(ngx_http_offload_stream_t *s,
+    uint64_t estimate);
 static u_char *ngx_http_offload_version(u_char *p,
     ngx_http_offload_job_t *job);
 static void ngx_http_offload_last_id(void *data, u_char *p, u_char *last);
@@ -354,6 +357,7 @@ ngx_http_offload_event(ngx_http_request_t *r, ngx_http_offload_stream_t *s,
     u_char                       *p;
     uint64_t                      estimate;
     ngx_str_t                     json;
+    ngx_uint_t                    retry_after;
     const char                   *name;
     ngx_http_offload_loc_conf_t  *olcf;
 
@@ -367,12 +371,21 @@ ngx_http_offload_event(ngx_http_request_t *r, ngx_http_offload_stream_t *s,
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
     name = ngx_http_offload_event_name(s, job);
+    estimate = ngx_http_offload_estimate(olcf->status, job, &retry_after);
     json.len = 0;
+
+    if (name == NULL && ngx_http_offload_event_moved(s, estimate)) {
+        name = "estimate";
+    }
+
+    if (name || !s->started) {
+        s->estimate = estimate;
+    }
 
     if (name
         && ngx_http_offload_document_json(r, s->pool, olcf->status,
                                           &olcf->prefix, job, &json,
-                                          &estimate)
+                                          &retry_after)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -436,7 +449,37 @@ ngx_http_offload_event_name(ngx_http_offload_stream_t *s,
 }
 
 
-/* An event's id is all that makes events differ. */
+/*
+ * With a heartbeat: is what the client was told over, or off by a tenth of
+ * what is left?
+ */
+
+static ngx_uint_t
+ngx_http_offload_event_moved(ngx_http_offload_stream_t *s, uint64_t estimate)
+{
+    uint64_t     now, off;
+    ngx_time_t  *tp;
+
+    if (!s->started || estimate == 0) {
+        return 0;
+    }
+
+    tp = ngx_timeofday();
+    now = (uint64_t) tp->sec * 1000 + tp->msec;
+
+    off = estimate > s->estimate ? estimate - s->estimate
+                                 : s->estimate - estimate;
+
+    return off > 1000
+           && (s->estimate <= now
+               || off > (estimate > now ? (estimate - now) / 10 : 0));
+}
+
+
+/*
+ * An event's id is all that makes events differ, but for an estimate's, which
+ * nobody has missed who is told the next.
+ */
 
 static u_char *
 ngx_http_offload_version(u_char *p, ngx_http_offload_job_t *job)

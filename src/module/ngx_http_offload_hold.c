@@ -163,13 +163,13 @@ ngx_http_offload_held(ngx_http_request_t *r, ngx_int_t rc,
     time = ngx_http_offload_hold_time(r, olcf, &prefer);
     body = ctx->answer;
 
-    if (rc == NGX_OK && job->state != STORE_QUEUED) {
+    if (rc == NGX_OK) {
 
-        /* not what was prepared: the headers are made anew */
+        /* what was prepared is older than the wait: all is made anew */
 
         ngx_http_clean_header(r);
 
-        if (job->state != STORE_RUNNING) {
+        if (job->state != STORE_QUEUED && job->state != STORE_RUNNING) {
             rc = ngx_http_offload_hold_applied(r, time, &prefer);
 
             if (rc == NGX_OK) {

@@ -52,6 +52,7 @@
 #include <ngx_sha1.h>
 
 #include "zone.h"
+#include "zone_estimate.h"
 #include "zone_request.h"
 #include "zone_store.h"
 
@@ -187,7 +188,7 @@ typedef struct {
     ngx_uint_t                  body_buffer_default;
 
     ngx_http_offload_entrance_t  *entrance; /* of this server and zone */
-    uint32_t                    hash;       /* of the location's name */
+    uint32_t                    hash;       /* of location and server */
     ngx_str_t                   prefix;     /* of a status location */
     void                      **accept_conf;/* loc_conf while accepting */
 } ngx_http_offload_loc_conf_t;
@@ -285,6 +286,7 @@ typedef struct {
     uint64_t                    result_size;
     ngx_uint_t                  attempts;
     ngx_uint_t                  timeout_s;
+    uint32_t                    location;   /* hash */
     ngx_uint_t                  progress;   /* percent + 1 */
     ngx_uint_t                  position;   /* in the queue; 0: not there */
     ngx_uint_t                  http_status;
@@ -605,12 +607,16 @@ ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
 ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
     ngx_uint_t seconds);
 
+/* _estimate.c */
+uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, ngx_uint_t *retry);
+
 /* _answer.c */
 extern const char  *ngx_http_offload_states[];
 extern const char  *ngx_http_offload_errors[];
 ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
     ngx_pool_t *pool, ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate);
+    ngx_http_offload_job_t *job, ngx_str_t *body, ngx_uint_t *retry);
 ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job);

@@ -18,7 +18,7 @@ static ngx_int_t ngx_http_offload_result_file(ngx_http_request_t *r,
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_not_ready = {
-    NGX_HTTP_NOT_FOUND, 2, "result-not-ready", "The job has no result yet",
+    NGX_HTTP_NOT_FOUND, 1, "result-not-ready", "The job has no result yet",
     "The job is not settled yet."
 };
 
@@ -44,9 +44,13 @@ ngx_http_offload_send_result(ngx_http_request_t *r,
     ngx_buf_t                  *b;
     ngx_chain_t                 out;
     ngx_http_offload_result_t   result;
+    ngx_http_offload_problem_t  not_ready;
 
     if (job->state == STORE_QUEUED || job->state == STORE_RUNNING) {
-        return ngx_http_offload_send_problem(r, &ngx_http_offload_not_ready);
+        not_ready = ngx_http_offload_not_ready;
+        (void) ngx_http_offload_estimate(zone, job, &not_ready.retry_after);
+
+        return ngx_http_offload_send_problem(r, &not_ready);
     }
 
     if (job->flags & STORE_DISCARDED) {

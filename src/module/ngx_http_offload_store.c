@@ -527,6 +527,7 @@ ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
     job->result_size = sj.result_size;
     job->attempts = sj.attempts;
     job->timeout_s = sj.timeout_s;
+    job->location = sj.location;
     job->progress = 0;
     job->http_status = sj.http_status;
 

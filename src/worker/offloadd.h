@@ -67,6 +67,7 @@
 #include <sys/types.h>
 
 #include "../zone/zone.h"
+#include "../zone/zone_estimate.h"
 #include "../zone/zone_request.h"
 #include "../zone/zone_store.h"
 
@@ -308,8 +309,8 @@ struct sched {
     uint32_t          lent;                     /* to the drain, or back in a
                                                    batch not yet seen */
     uint64_t          settled;
-    uint64_t          service_us;
     uint64_t          random;
+    int               measured;                 /* since it was published */
 };
 
 int sched_init(struct sched *s);
@@ -317,7 +318,7 @@ void sched_free(struct sched *s);
 void sched_batch(struct offloadd *d, struct store_batch *b);
 void sched_dispatch(struct offloadd *d);
 void sched_publish(struct offloadd *d);
-void sched_service(struct sched *s, uint64_t us);
+void sched_service(struct offloadd *d, const struct attempt *a);
 /* 0.5 s, 1 s, ... 30 s with full jitter: anything up to it. */
 uint64_t sched_backoff(struct sched *s, uint32_t retries);
 void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
@@ -447,7 +448,8 @@ struct attempt {
     uint32_t          job;                      /* JOB_NONE: canceled */
     uint32_t          stage;
     uint32_t          epoch;
-    uint64_t          started_us;               /* mono */
+    uint64_t          begun_us;                 /* mono: counts as running */
+    uint64_t          started_us;               /* START was committed */
     uint64_t          service_us;
     uint64_t          delay_ms;                 /* REQUEUE: in memory */
     struct replay     replay;

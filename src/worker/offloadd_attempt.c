@@ -113,6 +113,7 @@ attempt_link(struct offloadd *d, struct attempt *a)
     d->sched.running++;
 
     a->epoch = d->sched.epoch;
+    a->begun_us = mono_us();
     d->sched.young++;
 }
 
@@ -526,9 +527,10 @@ attempt_stored(struct offloadd *d, struct attempt *a)
         attempt_log_settled(a);
 
         if (a->op.row.state == STORE_COMPLETED
-            || a->op.row.error == STORE_ERROR_BACKEND)
+            || a->op.row.error == STORE_ERROR_BACKEND
+            || a->op.row.error == STORE_ERROR_TIMEOUT)
         {
-            sched_service(&d->sched, a->service_us);
+            sched_service(d, a);
         }
 
         sched_forget(d, job);

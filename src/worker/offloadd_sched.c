@@ -68,25 +68,31 @@ sched_backoff(struct sched *s, uint32_t retries)
 
 
 /*
- * One slow or hung job must not spoil the estimate for all others: a sample
- * counts as at most eight times what is usual.
+ * The attempt has settled its job, by an answer or because its time was over:
+ * its commits count, as they do for who waits.  Measured in the zone itself,
+ * so that it outlives this process.
  */
 
 void
-sched_service(struct sched *s, uint64_t us)
+sched_service(struct offloadd *d, const struct attempt *a)
 {
-    us = us ? us : 1;
+    uint32_t              now_s;
+    uint64_t              now;
+    struct zone_service  *s, *services;
 
-    if (s->service_us == 0) {
-        s->service_us = us;
-        return;
+    now = mono_us();
+    now_s = (uint32_t) (clock_ms() / 1000);
+    services = zone_services(&d->zone);
+
+    zone_service_add(services, now - a->begun_us, now_s);
+
+    s = zone_service_take(services, a->op.row.location, now_s);
+
+    if (s) {
+        zone_service_add(s, now - a->started_us, now_s);
     }
 
-    if (us > s->service_us * 8) {
-        us = s->service_us * 8;
-    }
-
-    s->service_us = (s->service_us * 15 + us + 15) / 16;
+    d->sched.measured = 1;
 }
 
 
@@ -511,8 +517,9 @@ sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
 void
 sched_publish(struct offloadd *d)
 {
-    uint32_t       i;
-    struct sched  *s = &d->sched;
+    uint32_t           i;
+    struct sched      *s = &d->sched;
+    struct zone_times  times;
 
     i = queue_first(&s->queue, &s->table);
 
@@ -522,6 +529,11 @@ sched_publish(struct offloadd *d)
     publish(waiting, s->queue.waiting);
     publish(running, s->running);
     publish(concurrency, d->policy.concurrency);
-    publish(service_us, s->service_us);
     publish(settled, s->settled);
+
+    if (s->measured) {
+        s->measured = 0;
+        zone_times_read(&times, zone_services(&d->zone));
+        publish(service_us, zone_times_mean(&times));
+    }
 }

@@ -6,7 +6,7 @@
  * below it knows libc only: it is linked into the nginx module and into
  * offloadd, and tested without either.
  *
- *      zone header   geometry, worker's figures
+ *      zone header   geometry, worker's figures, service times
  *      lane 0        lane header | slots | CQ | SQ
  *      lane 1        ...
  *
@@ -45,7 +45,7 @@
 #define ZONE_LAYOUT           1
 #define ZONE_READY            0x79646572        /* "redy" */
 
-#define ZONE_HEADER_SIZE      4096
+#define ZONE_HEADER_SIZE      20480
 #define ZONE_LANE_HEADER_SIZE 4096
 #define ZONE_LINE             64
 
@@ -109,7 +109,7 @@ struct zone_worker {
     _Atomic uint64_t  waiting;                  /* queued in the store */
     _Atomic uint64_t  running;
     _Atomic uint64_t  concurrency;              /* running at most */
-    _Atomic uint64_t  service_us;               /* one attempt, smoothed;
+    _Atomic uint64_t  service_us;               /* a job in its place, mean;
                                                    0: nothing measured */
     _Atomic uint64_t  settled;
     _Atomic uint32_t  refusing;                 /* new jobs: ZONE_REFUSING_* */

@@ -31,7 +31,7 @@ struct zone_request {
     uint16_t  flags;
     uint32_t  timeout_s;                    /* of one attempt, 1 or more */
     uint64_t  body_size;                    /* inline, or of the file */
-    uint32_t  location;                     /* hash of the location's name */
+    uint32_t  location;                     /* hash of location and server */
     uint16_t  method_len;
     uint16_t  entrance_len;                 /* "0123456789abcdef": which
                                                replay listener */

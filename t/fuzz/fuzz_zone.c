@@ -22,11 +22,12 @@
 #include <unistd.h>
 
 #include "zone.h"
+#include "zone_estimate.h"
 
 
 #define FUZZ_JOBS    8
 #define FUZZ_CHANGE  9                          /* bytes of input */
-#define FUZZ_SIZE    (4096 + 4096 + 8192 + 196608 + 262144)
+#define FUZZ_SIZE    (ZONE_HEADER_SIZE + 4096 + 8192 + 196608 + 262144)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -146,11 +147,11 @@ static const struct {
 } fuzz_parts[] = {
     { 0, 128 },                                 /* header */
     { ZONE_WORKER_OFFSET, 128 },
-    { 4096, 128 },                              /* lane header */
-    { 4096, 128 },
-    { 4096 + 4096, 64 * 128 },                  /* slots */
-    { 4096 + 12288, 4096 },                     /* CQ */
-    { 4096 + 12288 + 196608, 4096 },            /* SQ: its start */
+    { ZONE_HEADER_SIZE, 128 },                  /* lane header */
+    { ZONE_SERVICE_OFFSET, 3 * 448 },
+    { ZONE_HEADER_SIZE + 4096, 64 * 128 },      /* slots */
+    { ZONE_HEADER_SIZE + 12288, 4096 },         /* CQ */
+    { ZONE_HEADER_SIZE + 12288 + 196608, 4096 },  /* SQ: its start */
     { FUZZ_SIZE - 2048, 2048 },                 /* and its end */
 };
 
@@ -215,6 +216,46 @@ fuzz_consume(struct zone *z)
 }
 
 
+/* Whatever was measured, estimates are numbers one can send. */
+
+static void
+fuzz_estimate(struct zone *z)
+{
+    uint32_t              i;
+    struct zone_times     all, own;
+    struct zone_outlook   o;
+    struct zone_estimate  e;
+    struct zone_service  *s;
+
+    for (i = 0; i < 40; i++) {
+        s = zone_service_take(zone_services(z), i, i);
+
+        if (s) {
+            zone_service_add(s, 1ull << i, i);
+        }
+
+        zone_times_read(&all, zone_services(z));
+        zone_times_of(&own, zone_services(z), i);
+
+        memset(&o, 0, sizeof(o));
+        o.running = i % 2;
+        o.waited_ms = 1ull << i;
+        o.running_ms = o.waited_ms / 2;
+        o.ahead = i % 3 ? i : UINT64_MAX / 2;
+        o.concurrency = zone_services(z)[1].bucket[0];
+        o.timeout_ms = 300000;
+
+        zone_estimate(&e, &o, &all, &own);
+
+        if (e.retry_s == 0 || e.least_ms > e.left_ms
+            || e.left_ms > 400ull * 86400 * 1000)
+        {
+            fuzz_die("an estimate out of range");
+        }
+    }
+}
+
+
 static void
 fuzz_work(struct zone *z, int check)
 {
@@ -230,6 +271,7 @@ fuzz_work(struct zone *z, int check)
         (void) zone_check(z, fuzz_report, &sum);
     }
 
+    fuzz_estimate(z);
     fuzz_consume(z);
     (void) zone_lane_repair(z, 0, &r, &e);
 

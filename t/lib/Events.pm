@@ -8,7 +8,8 @@ package Events;
 #
 # next() gives undef at the end of the stream; then $s->{end} says which:
 # 'whole' (the last chunk was there), 'cut' or 'late'.  Options: last
-# (Last-Event-ID), headers (pairs), host, rcvbuf, gzip, deadline.
+# (Last-Event-ID), headers (pairs), host, rcvbuf, gzip, deadline, estimates:
+# without it events of that name are left out, as they come when time passes.
 
 use strict;
 use warnings;
@@ -41,7 +42,8 @@ sub open {
                                        host => $o{host} // 'localhost'));
 
     my $self = bless { sock => $sock, raw => '', text => '', end => '',
-                       deadline => $o{deadline} // 30 }, $class;
+                       deadline => $o{deadline} // 30,
+                       estimates => $o{estimates} }, $class;
 
     return $o{unread} ? $self : $self->head;
 }
@@ -134,6 +136,9 @@ sub any {
         /^(\w*):\s?(.*)$/ or next;
         $e{$1 eq '' ? 'comment' : $1} = $2;
     }
+
+    return $self->any($until)
+        if ($e{event} // '') eq 'estimate' && !$self->{estimates};
 
     $e{doc} = decode_json($e{data}) if defined $e{data};
 

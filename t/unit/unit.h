@@ -8,7 +8,8 @@
 
 
 #define UNIT_SLOTS  64
-#define UNIT_SIZE   (4096 + 4096 + 8192 + 196608 + 262144)    /* one lane */
+#define UNIT_LANE   (4096 + 8192 + 196608 + 262144)
+#define UNIT_SIZE   (ZONE_HEADER_SIZE + UNIT_LANE)            /* one lane */
 
 
 /* A zone of `lanes` lanes with 64 slots and a ring of 256 KB each. */
@@ -21,7 +22,7 @@ unit_zone(struct zone *z, const char *name, uint32_t lanes)
 
     memset(&g, 0, sizeof(g));
 
-    g.size = 4096 + (uint64_t) lanes * (UNIT_SIZE - 4096);
+    g.size = ZONE_HEADER_SIZE + (uint64_t) lanes * UNIT_LANE;
     g.lanes = lanes;
     g.slots = UNIT_SLOTS;
 

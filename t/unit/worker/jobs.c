@@ -208,32 +208,6 @@ test_backoff(void)
 }
 
 
-static void
-test_service(void)
-{
-    int           i;
-    struct sched  s;
-
-    memset(&s, 0, sizeof(s));
-
-    sched_service(&s, 1000);
-    is(s.service_us, 1000, "the first sample is the estimate");
-
-    for (i = 0; i < 100; i++) {
-        sched_service(&s, 1000);
-    }
-
-    sched_service(&s, 3600000000ull);
-    ok(s.service_us < 2000, "one hung job does not spoil it");
-
-    for (i = 0; i < 200; i++) {
-        sched_service(&s, 50000);
-    }
-
-    ok(s.service_us > 45000 && s.service_us <= 50001, "a change is followed");
-}
-
-
 int
 main(void)
 {
@@ -242,7 +216,6 @@ main(void)
     test_random();
     test_many();
     test_backoff();
-    test_service();
 
     return tap_end();
 }

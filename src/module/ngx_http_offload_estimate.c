@@ -1,0 +1,151 @@
+
+/*
+ * When a job should be done, and when it is worth asking again: offloadd's
+ * figures for the arithmetic in zone_estimate.c.  Runs in worker processes
+ * and only reads; what outlives a call is a copy of its answer.
+ */
+
+
+#include "ngx_http_offload_module.h"
+
+
+static void ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, uint64_t now, struct zone_estimate *e);
+static void ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, uint64_t now, struct zone_outlook *o);
+
+
+#define ngx_http_offload_figure(worker, field)                                \
+    atomic_load_explicit(&(worker)->field, memory_order_relaxed)
+
+
+/*
+ * A unix time, and seconds for Retry-After; both 0 once the job is settled.
+ * Whole seconds, the later ones: documents show no other.
+ */
+
+uint64_t
+ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, ngx_uint_t *retry)
+{
+    uint64_t              now;
+    ngx_time_t           *tp;
+    struct zone_estimate  e;
+
+    *retry = 0;
+
+    if (job->state != STORE_QUEUED && job->state != STORE_RUNNING) {
+        return 0;
+    }
+
+    tp = ngx_timeofday();
+    now = (uint64_t) tp->sec * 1000 + tp->msec;
+
+    ngx_http_offload_estimate_job(zone, job, now, &e);
+
+    *retry = e.retry_s;
+
+    return (now + e.left_ms + 999) / 1000 * 1000;
+}
+
+
+/*
+ * It takes half a microsecond, which a 202 would feel.  Those of one location
+ * that are sent within a millisecond mostly have the same to say.
+ */
+
+static void
+ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, uint64_t now, struct zone_estimate *e)
+{
+    struct zone_times     all, own;
+    struct zone_outlook   o;
+    struct zone_service  *services;
+
+    static struct {
+        struct zone_service  *services;
+        uint32_t              location;
+        uint64_t              at;
+        struct zone_outlook   outlook;
+        struct zone_estimate  estimate;
+    } last;
+
+    ngx_http_offload_outlook(zone, job, now, &o);
+
+    services = zone->rt->mapped ? zone_services(&zone->rt->zone) : NULL;
+
+    if (services && services == last.services && now == last.at
+        && job->location == last.location
+        && ngx_memcmp(&o, &last.outlook, sizeof(struct zone_outlook)) == 0)
+    {
+        *e = last.estimate;
+        return;
+    }
+
+    all.n = 0;
+    own.n = 0;
+
+    if (services) {
+        zone_times_of(&own, services, job->location);
+
+        if (!o.running) {
+            zone_times_read(&all, &services[0]);
+        }
+    }
+
+    zone_estimate(e, &o, &all, &own);
+
+    last.services = services;
+    last.location = job->location;
+    last.at = now;
+    last.outlook = o;
+    last.estimate = *e;
+}
+
+
+static void
+ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, uint64_t now, struct zone_outlook *o)
+{
+    uint64_t             waiting;
+    struct zone_worker  *worker;
+
+    ngx_memzero(o, sizeof(struct zone_outlook));    /* padding as well */
+
+    o->waited_ms = now > job->created_ms ? now - job->created_ms : 0;
+    o->timeout_ms = (uint64_t) job->timeout_s * 1000;
+    o->running = job->state == STORE_RUNNING;
+
+    if (o->running) {
+
+        /*
+         * started_ms is the first attempt's.  When a later one began nobody
+         * has noted: it is taken for one that begins now, and not for one
+         * that is overdue.
+         */
+
+        if (job->attempts <= 1 && now > job->started_ms) {
+            o->running_ms = now - job->started_ms;
+        }
+
+        return;
+    }
+
+    if (!zone->rt->mapped) {
+        return;
+    }
+
+    worker = zone->rt->zone.worker;
+
+    /*
+     * Until it is stored a job has no position: it comes after all that wait.
+     * No other has more ahead of it than that, though those that left the
+     * queue before their turn count in the position.
+     */
+
+    waiting = ngx_http_offload_figure(worker, waiting);
+
+    o->ahead = job->position ? ngx_min(job->position - 1, waiting) : waiting;
+    o->busy = ngx_http_offload_figure(worker, running);
+    o->concurrency = ngx_http_offload_figure(worker, concurrency);
+}
