@@ -48,8 +48,10 @@ ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_str_t *prefix, ngx_str_t *host, u_char id[ZONE_ID_TEXT],
     ngx_str_t *url)
 {
-    u_char  *p, c;
-    size_t   i;
+    u_char                  *p, c;
+    size_t                   i;
+    ngx_uint_t               https;
+    ngx_http_offload_ctx_t  *ctx;
 
     p = ngx_pnalloc(pool, sizeof("https://") - 1 + host->len + prefix->len
                           + ZONE_ID_TEXT);
@@ -59,14 +61,17 @@ ngx_http_offload_job_url(ngx_http_request_t *r, ngx_pool_t *pool,
 
     url->data = p;
 
+    ctx = ngx_http_get_module_ctx(r, ngx_http_offload_module);
+    https = ctx && ctx->replay && ctx->https;
+
 #if (NGX_HTTP_SSL)
     if (r->connection->ssl) {
-        p = ngx_cpymem(p, "https://", sizeof("https://") - 1);
-    } else
-#endif
-    {
-        p = ngx_cpymem(p, "http://", sizeof("http://") - 1);
+        https = 1;
     }
+#endif
+
+    p = https ? ngx_cpymem(p, "https://", sizeof("https://") - 1)
+              : ngx_cpymem(p, "http://", sizeof("http://") - 1);
 
     for (i = 0; i < host->len; i++) {
         c = host->data[i];
@@ -188,7 +193,8 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
     }
 
     p = ngx_pnalloc(pool, 768 + 2 * url.len
-                          + 6 * (job->type.len + job->message.len));
+                          + 6 * (job->type.len + job->message.len
+                                 + job->progress_message.len));
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -235,6 +241,13 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
 
     if (job->progress) {
         p = ngx_sprintf(p, ",\"progress\":%ui", job->progress - 1);
+    }
+
+    if (job->progress_message.len) {
+        p = ngx_http_offload_put(p, ",\"progress_message\":\"");
+        p = (u_char *) ngx_escape_json(p, job->progress_message.data,
+                                       job->progress_message.len);
+        *p++ = '"';
     }
 
     if (job->flags & STORE_HAS_RESULT) {

@@ -51,7 +51,6 @@ ngx_http_offload_find(ngx_http_request_t *r, ngx_http_offload_zone_t *zone,
         job->started_ms = zj.started_ms;
         job->attempts = zj.attempts;
         job->timeout_s = zj.timeout_s;
-        job->progress = ngx_min(zj.progress, 101);
         job->position = ngx_http_offload_position(rt, job);
 
         return NGX_OK;

@@ -24,6 +24,8 @@
  *   _replay.c    a replay's way through the phases
  *   _status.c    the status location: document, result
  *   _cancel.c    and cancellation
+ *   _report.c    what the backend tells: progress
+ *   _put.c       and results it gives later
  *   _job.c       a job as it is now
  *   _events.c    a job's changes as a stream of events
  *   _page.c      a document or problem as a page for people
@@ -49,6 +51,7 @@
 #include <ngx_sha1.h>
 
 #include "zone.h"
+#include "zone_report.h"
 #include "zone_request.h"
 #include "zone_store.h"
 
@@ -177,7 +180,8 @@ typedef struct {
     ngx_http_offload_entrance_t  *entrance; /* of this server and zone */
     uint32_t                    hash;       /* of the location's name */
     ngx_str_t                   prefix;     /* of a status location */
-    void                      **accept_conf;/* loc_conf while accepting */
+    void                      **accept_conf;/* loc_conf while accepting a
+                                               request, or a result */
 } ngx_http_offload_loc_conf_t;
 
 
@@ -228,6 +232,7 @@ typedef struct {
 
     /* of a replay */
     ngx_uint_t                  replay;
+    ngx_uint_t                  job_url_set;
     ngx_str_t                   attempt;
     ngx_str_t                   keep;       /* name \0 value \0 ... */
     ngx_uint_t                  https;
@@ -270,10 +275,12 @@ typedef struct {
     ngx_uint_t                  attempts;
     ngx_uint_t                  timeout_s;
     ngx_uint_t                  progress;   /* percent + 1 */
+    ngx_uint_t                  reports;    /* of it, in this attempt */
     ngx_uint_t                  position;   /* in the queue; 0: not there */
     ngx_uint_t                  http_status;
     ngx_str_t                   type;
     ngx_str_t                   message;
+    ngx_str_t                   progress_message;
 } ngx_http_offload_job_t;
 
 
@@ -553,6 +560,17 @@ ngx_int_t ngx_http_offload_status_answer(ngx_http_request_t *r, ngx_int_t rc,
 /* _cancel.c */
 ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
+
+/* _report.c, _put.c */
+ngx_int_t ngx_http_offload_report(ngx_http_request_t *r,
+    uint8_t id[ZONE_ID_SIZE], ngx_uint_t result);
+ngx_int_t ngx_http_offload_token(ngx_http_request_t *r,
+    uint8_t token[ZONE_TOKEN_SIZE]);
+ngx_int_t ngx_http_offload_report_park(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, struct zone_record *rec, ngx_msec_t timeout);
+void ngx_http_offload_report_send(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt);
+ngx_int_t ngx_http_offload_put(ngx_http_request_t *r);
 
 /* _job.c */
 ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,

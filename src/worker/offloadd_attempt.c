@@ -4,6 +4,8 @@
  *
  *      starting --committed--> replaying --ended--> ending --committed--> gone
  *
+ * An answer may also say that the result is to come: see offloadd_defer.c.
+ *
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
@@ -25,7 +27,6 @@
 #define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
 
 
-static void attempt_settle(struct offloadd *d, struct attempt *a, int error);
 static void attempt_requeue(struct offloadd *d, struct attempt *a,
     const char *reason, uint64_t delay_ms);
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
@@ -271,6 +272,11 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
 static void
 attempt_answered(struct offloadd *d, struct attempt *a)
 {
+    if (a->op.row.http_status == 202 && a->result.deferred) {
+        attempt_defer(d, a);
+        return;
+    }
+
     if (a->op.row.http_status < 400) {
         a->message[0] = '\0';
         attempt_settle(d, a, STORE_ERROR_NONE);
@@ -420,7 +426,7 @@ attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
 }
 
 
-static void
+void
 attempt_settle(struct offloadd *d, struct attempt *a, int error)
 {
     struct store_op  *op = &a->op;
@@ -516,6 +522,9 @@ attempt_stored(struct offloadd *d, struct attempt *a)
                  "be in; left as it is in the store",
                  (unsigned long long) a->op.seq);
         sched_forget(d, job);
+
+    } else if (a->op.type == STORE_OP_DEFER) {
+        attempt_deferred(d, a);
 
     } else if (a->op.type == STORE_OP_REQUEUE) {
         job_at(&d->sched.table, job)->place = JOB_FREE;

@@ -43,6 +43,7 @@ void
 sched_free(struct sched *s)
 {
     queue_free(&s->queue);
+    free(s->deferred.entries);
     job_table_free(&s->table);
 }
 
@@ -217,7 +218,7 @@ sched_canceled(struct offloadd *d, struct store_event *ev)
         if (log_begin(&l, LOG_INFO, "canceled")) {
             log_id(&l, "job", ev->id);
             log_str(&l, "was", job->place == JOB_ATTEMPT ? "running"
-                                                         : "queued");
+                    : job->place == JOB_DEFERRED ? "deferred" : "queued");
             log_end(&l);
         }
 
@@ -264,6 +265,14 @@ sched_event(struct offloadd *d, struct store_event *ev)
 
     case STORE_EVENT_WATCH:
         watch_add(d, ev);
+        break;
+
+    case STORE_EVENT_PROGRESS:
+        report_progress(d, ev);
+        break;
+
+    case STORE_EVENT_PUT:
+        report_put(d, ev);
         break;
 
     default:
@@ -362,7 +371,8 @@ sched_pace(struct offloadd *d)
         s->young = 0;
     }
 
-    capacity = (int64_t) d->policy.concurrency - s->running - s->lent;
+    capacity = (int64_t) d->policy.concurrency - s->running - s->deferred.n
+               - s->lent;
     young = SCHED_YOUNG - (int64_t) s->young - s->lent;
 
     if (young < capacity) {
@@ -445,6 +455,7 @@ sched_forget(struct offloadd *d, uint32_t i)
     sched_free_slot(d, i);
     watch_changed(d, job_at(&d->sched.table, i)->seq, 1);
     queue_take(&d->sched.queue, &d->sched.table, i);
+    defer_take(d, i);
     job_remove(&d->sched.table, i);
 }
 
@@ -519,7 +530,7 @@ sched_publish(struct offloadd *d)
             : atomic_load_explicit(&d->zone.worker->next_seq,
                                    memory_order_relaxed));
     publish(waiting, s->queue.waiting);
-    publish(running, s->running);
+    publish(running, s->running + s->deferred.n);
     publish(concurrency, d->policy.concurrency);
     publish(service_us, s->service_us);
     publish(settled, s->settled);

@@ -172,7 +172,7 @@ struct zone_job {
     uint32_t          attempts;                 /* begun so far */
     uint32_t          timeout_s;                /* of one attempt */
     uint32_t          location;                 /* hash of its location */
-    uint32_t          progress;                 /* percent + 1; 0: unknown */
+    uint32_t          pad;                      /* 0 */
     uint64_t          spare[3];
 };
 
@@ -192,6 +192,8 @@ enum zone_record_type {
     ZONE_RECORD_JOB,                            /* payload: zone_request */
     ZONE_RECORD_CANCEL,                         /* no payload */
     ZONE_RECORD_WATCH,                          /* no payload; slot: seconds */
+    ZONE_RECORD_PROGRESS,                       /* payload: zone_progress */
+    ZONE_RECORD_PUT,                            /* payload: zone_put */
     ZONE_RECORDS
 };
 
@@ -243,6 +245,9 @@ enum zone_completion_result {
     ZONE_ARMED,                                 /* WATCH: from now on */
     ZONE_DUPLICATE,                             /* JOB: it is `job` again */
     ZONE_CONFLICT,                              /* JOB: a key used otherwise */
+    ZONE_DENIED,                                /* PROGRESS, PUT: not by that
+                                                   token, */
+    ZONE_NOT_RUNNING,                           /* not now, or not any more */
     ZONE_RESULTS
 };
 
@@ -434,6 +439,10 @@ void zone_id_hint(const uint8_t id[ZONE_ID_SIZE], uint32_t *lane,
 void zone_id_format(char text[ZONE_ID_TEXT], const uint8_t id[ZONE_ID_SIZE]);
 /* Exactly 26 characters of the lower-case alphabet, canonical; else -1. */
 int zone_id_parse(uint8_t id[ZONE_ID_SIZE], const char *text, size_t len);
+
+
+/* The next n random bytes, 4096 at most; -1: no entropy. */
+int zone_random_take(struct zone_random *r, uint8_t *p, size_t n);
 
 
 /* zone_sq.c: the submission ring */
