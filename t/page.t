@@ -9,7 +9,6 @@ use lib "$FindBin::Bin/lib";
 
 use Browser;
 use Digest::SHA qw(sha256_base64);
-use Events;
 use Offload;
 use Report;
 use Test::More;
