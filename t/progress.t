@@ -76,7 +76,8 @@ is $at->{url}, $job->{url}, 'the URL is that of the Location';
 like $at->{token}, qr/^[0-7][0-9a-hjkmnp-tv-z]{25}$/, 'a token of 128 bits';
 is_deeply [ sort grep { /^offload-/ } map { lc $_->[0] }
             @{ $seen[0]{headers} } ],
-    [ qw(offload-attempt offload-job-id offload-job-token offload-job-url) ],
+    [ qw(offload-attempt offload-job-id offload-job-token
+         offload-job-url) ],
     'each of ours once, none of the client';
 
 my ($other, $there) = running();

@@ -68,6 +68,7 @@ lmdb_seq_key(MDB_val *key, uint64_t *seq)
 static inline void
 lmdb_bare_row(struct store_job *row)
 {
+    row->flags &= (uint8_t) ~STORE_DEFERRED;
     row->not_before_ms = 0;
     row->type_len = 0;
     row->message_len = 0;

@@ -348,9 +348,8 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.http_status = op->row.http_status;
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
-    row.flags = (uint8_t) ((row.flags & ~STORE_DEFERRED)
-                           | (op->row.flags & STORE_DEFERRED)
-                           | (op->headers ? STORE_HAS_RESULT : 0));
+    row.flags |= (uint8_t) ((op->row.flags & STORE_DEFERRED)
+                            | (op->headers ? STORE_HAS_RESULT : 0));
 
     size = sizeof(row);
 
@@ -539,7 +538,6 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
         row.state = STORE_CANCELED;
         row.finished_ms = c->now_ms;
         row.expires_ms = c->now_ms + c->ttl_ms;
-        row.flags &= (uint8_t) ~STORE_DEFERRED;
         lmdb_bare_row(&row);
 
         return lmdb_finish(m, seq, &row, sizeof(row), e);

@@ -263,6 +263,12 @@ lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt)
 
     rc = lmdb_lookup(self, id, &seq, &row);
 
+    /* one that was put, and whose record is still in its ring */
+
+    if (rc == 1 && row.state == STORE_RUNNING) {
+        return attempt == store_blob(STORE_DEFERRED, row.attempts);
+    }
+
     return rc == 0 || (rc == 1 && (row.state == STORE_COMPLETED
                                    || row.state == STORE_FAILED)
                        && (row.flags & STORE_HAS_RESULT)

@@ -198,8 +198,23 @@ put_settle(struct store *s, struct drain_item *item,
 
 /*
  * A result that is put again, because its answer was lost, finds the job
- * settled by its own token: that is as good as done.
+ * settled by its own token: that is as good as done.  Else the job was settled
+ * before the commit that would have had this result could be repeated.
  */
+
+static uint32_t
+put_stale(struct store *s, struct drain_item *item)
+{
+    if (item->row.flags & STORE_DEFERRED) {
+        return ZONE_DONE;
+    }
+
+    files_unlink(s->daemon->policy.store, ZONE_DIR_BLOBS, item->record.id,
+                 store_blob(STORE_DEFERRED, item->row.attempts));
+
+    return ZONE_NOT_RUNNING;
+}
+
 
 int
 drain_put(struct store *s, struct drain_item *item, struct engine_error *e)
@@ -218,8 +233,8 @@ drain_put(struct store *s, struct drain_item *item, struct engine_error *e)
                            &item->seq, &item->row, e);
     item->result = report_refused(rc);
 
-    if (rc == ENGINE_STALE && (item->row.flags & STORE_DEFERRED)) {
-        item->result = ZONE_DONE;
+    if (rc == ENGINE_STALE) {
+        item->result = put_stale(s, item);
     }
 
     if (rc == 0) {
