@@ -314,4 +314,29 @@ for (qw(memory disk)) {
     unlike $n->worker_log, qr/level=(?:warn|error)/, 'nobody was alarmed';
 }
 
+# what the manual says a backend should type
+
+my ($told, $its) = deferred('/manual', headers => [
+    Host => '127.0.0.1:' . $n->port ]);
+my @commands = grep { /OFFLOAD_JOB_URL/ } read_file(
+    "$Offload::ROOT/docs/http-api.md") =~ /^(    curl .*(?:\\\n.*)*)/mg;
+
+Util::write_file("$n->{prefix}/result.csv", "a,b\n1,2\n");
+$ENV{OFFLOAD_JOB_URL} = $its->{url};
+$ENV{OFFLOAD_JOB_TOKEN} = $its->{token};
+is scalar(@commands), 2, 'the manual has two examples';
+
+for (@commands) {
+    my $head = `cd $n->{prefix} && $_ -s -i -m 30 2>&1`;
+
+    like $head, qr{^HTTP/1.1 204 }, /PATCH/ ? 'progress' : 'the result'
+        or diag $_;
+    is $n->status($told)->{progress}, 42, '.. is seen' if /PATCH/;
+}
+
+my $res = $n->result($told);
+
+is "$res->{status} $res->{h}{'content-type'} $res->{h}{'x-pages'} $res->{body}",
+    "201 text/csv 50 a,b\n1,2\n", '.. is the result';
+
 Offload::finish_all();

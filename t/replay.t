@@ -144,6 +144,8 @@ my %tls = map { lc $_->[0] => $_->[1] } @{ $seen->{headers} };
 
 is $tls{'x-scheme'}, 'https', 'https: $scheme on the replay';
 is $tls{'x-https'}, 'on', 'https: $https on the replay';
+is $tls{'offload-job-url'}, $location =~ /^Location: (\S+)/mi && $1,
+    'https: the URL that the backend is given';
 
 
 # from outside
