@@ -178,7 +178,9 @@ ngx_http_offload_put_handler(ngx_http_request_t *r)
          cl && r->request_body->temp_file == NULL;
          cl = cl->next)
     {
-        p = ngx_cpymem(p, cl->buf->pos, cl->buf->last - cl->buf->pos);
+        if (cl->buf->last > cl->buf->pos) {
+            p = ngx_cpymem(p, cl->buf->pos, cl->buf->last - cl->buf->pos);
+        }
     }
 
     ngx_http_offload_report_send(r, rt);

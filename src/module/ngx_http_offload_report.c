@@ -216,8 +216,10 @@ ngx_http_offload_progress(ngx_http_request_t *r,
             return &ngx_http_offload_large_report;
         }
 
-        ngx_memcpy(body + len, cl->buf->pos, n);
-        len += n;
+        if (n) {
+            ngx_memcpy(body + len, cl->buf->pos, n);
+            len += n;
+        }
     }
 
     json = json_loadb((char *) body, len, JSON_REJECT_DUPLICATES, NULL);

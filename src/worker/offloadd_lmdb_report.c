@@ -39,7 +39,8 @@ lmdb_holder(void *self, const uint8_t *id, const uint8_t *token,
     }
 
     if (row->attempts == 0 || row->state == STORE_EXPIRED
-        || !zone_token_same(row->token, token))
+        || (!zone_token_same(row->token, token)
+            && !ZONE_MUTANT("report.token")))
     {
         return ENGINE_DENIED;
     }

@@ -2,9 +2,9 @@
  * What a dead worker left, put right before the threads start (main thread):
  * jobs that are not settled are scheduled again, in order; those that were
  * running count as waiting, their attempts stay counted, unless they may be
- * attempted only once: these are lost.  Deferred ones run on.  Slots are given back to the jobs they
- * hold, or freed; files nobody wants go.  SUBMITTED slots and the rings are
- * the drain's, as always.
+ * attempted only once: these are lost.  Deferred ones run on.  Slots are given
+ * back to the jobs they hold, or freed; files nobody wants go.  SUBMITTED
+ * slots and the rings are the drain's, as always.
  *
  * Killed in here, it starts anew the next time: each step can be repeated.
  */
