@@ -11,6 +11,7 @@ use lib "$FindBin::Bin/lib";
 use Events;
 use JSON::PP;
 use Offload;
+use Report;
 use Test::More;
 use Util qw(alive read_file wait_until);
 
@@ -210,7 +211,7 @@ Offload::problem($n->get("/jobs/$wrong", headers => [
     Accept => 'text/event-stream' ]), 404, 'no such job: a problem');
 
 
-# heartbeats, and progress, which nobody rings for here
+# heartbeats, and progress between them
 
 my $job = gated('p');
 
@@ -219,9 +220,8 @@ $s = events($job, at => 'beating');
 is $s->next->{event}, 'running', 'a stream with a heartbeat';
 is $s->any->{comment}, '', 'has comments' for 1 .. 3;
 
-# offloadd has written what it had to
-$b->wait_for(1, event => 'request', job => $job->{id});
-ok Events::set_progress($n, $job, 43), 'progress is written';
+is Report::progress($n, Report::place($b, $job), { progress => 43 })->{status},
+    204, 'progress is reported';
 $e = $s->next;
 is "$e->{event} $e->{doc}{progress}", 'progress 43', 'and told';
 $resumed = events($job, at => 'beating', last => $e->{id});

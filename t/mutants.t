@@ -66,6 +66,7 @@ withdraw.head        unit claim              +
 answers.full         unit cq                 +
 attempt.lease        unit worker/engine      +
 store.unlink-last    unit worker/engine      +
+report.token         unit worker/engine      +
 SQ_TAIL_STORE        order ring,thread       +
 SQ_TAIL_LOAD         order ring,thread
 SQ_HEAD_STORE        order ring,thread

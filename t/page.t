@@ -9,8 +9,8 @@ use lib "$FindBin::Bin/lib";
 
 use Browser;
 use Digest::SHA qw(sha256_base64);
-use Events;
 use Offload;
+use Report;
 use Test::More;
 use Util qw(wait_until);
 
@@ -113,9 +113,11 @@ $w->screenshot("$ENV{OFFLOAD_SHOTS}/queued.png") if $ENV{OFFLOAD_SHOTS};
 $b->open_gate('first');
 ok $w->wait_text('#state', qr/^running$/i), 'running';
 unlike $w->text('main'), qr/Place in the queue/, 'no place any more';
-$b->wait_for(1, event => 'request', job => $job->{id});
-ok Events::set_progress($n, $job, 43), 'the job makes progress';
+is Report::progress($n, Report::place($b, $job),
+    { progress => 43, message => '<reading>' })->{status}, 204,
+    'the job makes progress';
 ok $w->wait_text('main', qr/Progress\s+43 %/), 'which is shown';
+ok $w->wait_text('main', qr/At work on\s+<reading>/), 'with its words';
 is $w->js('return document.querySelector("progress").value'), 43, 'as a bar';
 $w->screenshot("$ENV{OFFLOAD_SHOTS}/running.png") if $ENV{OFFLOAD_SHOTS};
 

@@ -14,6 +14,7 @@ use lib "$FindBin::Bin/lib";
 use Digest::SHA qw(sha256_hex);
 use Disk;
 use Offload;
+use Report;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
@@ -124,6 +125,32 @@ for my $round (1 .. 5) {
     is $n->status($job)->{error}{code}, 'result-not-stored',
         'after a power cut it says the same';
     is length $n->result($next)->{body}, 200_000, 'and that one is there';
+    $n->finish;
+}
+
+
+# ---- a result that was put is on the disk when its backend is told so, and
+# one whose sync failed may be put again
+
+{
+    my $disk = Disk->new;
+    my $n = nginx_on($disk)->start;
+    my $job = $n->submit(POST => '/put?status=202&h=Offload-Defer:1',
+                         body => 'x');
+    my $at = Report::place($back, $job);
+    my $rule = $disk->fail(sync => 'EIO', path => 'blobs/', times => 1);
+    my $body = Backend::content(300_000);
+
+    is Report::put($n, $at, $body)->{status}, 503,
+        'the sync of what is put fails: 503';
+    is $disk->hits($rule), 1, '.. that was why';
+    is $n->status($job)->{status}, 'running', '.. and the job runs on';
+    is Report::put($n, $at, $body)->{status}, 204, 'the next one is kept';
+    kill_all($n);
+    $disk->cut;
+    start_anew($n);
+    ok $n->result($job)->{body} eq $body, 'after a power cut it is there';
+    is Report::put($n, $at, 'x')->{status}, 204, 'and so is the token';
     $n->finish;
 }
 

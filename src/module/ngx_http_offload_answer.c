@@ -1,8 +1,8 @@
 
 /*
- * What clients read of a job: the 202, its document, and the URLs and times
- * in them.  Runs in worker processes and touches the request's pool; nothing
- * outlives the request.
+ * What clients read of a job: the 202, its document, and the times in them.
+ * Runs in worker processes and touches the request's pool; nothing outlives
+ * the request.
  */
 
 
@@ -137,7 +137,8 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
     }
 
     p = ngx_pnalloc(pool, 768 + 2 * url.len
-                          + 6 * (job->type.len + job->message.len));
+                          + 6 * (job->type.len + job->message.len
+                                 + job->progress_message.len));
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -184,6 +185,13 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
 
     if (job->progress) {
         p = ngx_sprintf(p, ",\"progress\":%ui", job->progress - 1);
+    }
+
+    if (job->progress_message.len) {
+        p = ngx_http_offload_put(p, ",\"progress_message\":\"");
+        p = (u_char *) ngx_escape_json(p, job->progress_message.data,
+                                       job->progress_message.len);
+        *p++ = '"';
     }
 
     if (job->flags & STORE_HAS_RESULT) {

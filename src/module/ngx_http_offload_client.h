@@ -1,13 +1,78 @@
 
 /*
- * A part of ngx_http_offload_module.h, by which it is included: whose a job
- * is, where it is, and in which words its document is.
+ * A part of ngx_http_offload_module.h, by which it is included: what clients,
+ * and backends, see of a job at its URLs.
  */
 
 
 #ifndef _NGX_HTTP_OFFLOAD_CLIENT_H_INCLUDED_
 #define _NGX_HTTP_OFFLOAD_CLIENT_H_INCLUDED_
 
+
+/* _result.c */
+ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job);
+
+/* _status.c */
+ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc);
+ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_status_parse(ngx_http_request_t *r,
+    uint8_t id[ZONE_ID_SIZE], ngx_uint_t *result);
+ngx_int_t ngx_http_offload_status_answer(ngx_http_request_t *r, ngx_int_t rc,
+    ngx_http_offload_job_t *job);
+
+/* _cancel.c */
+ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
+    ngx_http_offload_job_t *job);
+
+/* _report.c, _put.c */
+ngx_int_t ngx_http_offload_report(ngx_http_request_t *r,
+    uint8_t id[ZONE_ID_SIZE], ngx_uint_t result);
+ngx_int_t ngx_http_offload_token(ngx_http_request_t *r,
+    uint8_t token[ZONE_TOKEN_SIZE]);
+ngx_int_t ngx_http_offload_report_park(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, struct zone_record *rec, ngx_msec_t timeout);
+void ngx_http_offload_report_send(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt);
+ngx_int_t ngx_http_offload_put(ngx_http_request_t *r);
+
+/* _job.c: for whoever may ask for it, or whoever has a better right to it */
+ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_find_any(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
+    ngx_http_offload_job_t *job);
+
+/* _events.c, _page.c */
+ngx_int_t ngx_http_offload_events(ngx_http_request_t *r,
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_send_page(ngx_http_request_t *r,
+    ngx_uint_t status, ngx_str_t *json);
+
+/* _estimate.c */
+uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
+    ngx_http_offload_job_t *job, ngx_uint_t *retry);
+
+/* _answer.c */
+extern const char  *ngx_http_offload_states[];
+extern const char  *ngx_http_offload_errors[];
+ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
+    ngx_pool_t *pool, ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job, ngx_str_t *body, ngx_uint_t *retry);
+ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_describe(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
+    ngx_http_offload_job_t *job, ngx_str_t *body);
+ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
+    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, u_char id[ZONE_ID_TEXT],
+    ngx_http_offload_job_t *job, ngx_str_t *body);
+ngx_int_t ngx_http_offload_location(ngx_http_request_t *r, ngx_str_t *url);
+u_char *ngx_http_offload_time(u_char *p, uint64_t ms);
+u_char *ngx_http_offload_string(u_char *p, const char *name,
+    ngx_str_t *value);
 
 /* _owner.c */
 char *ngx_http_offload_owner(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);

@@ -308,6 +308,10 @@ ngx_http_offload_add_statuses(ngx_conf_t *cf,
 
         prefix->len = p - prefix->data;
 
+        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
         if (ngx_http_offload_find_entrance(location[i].cscf,
                                            location[i].olcf->status))
         {
@@ -399,7 +403,8 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
  * While a request is accepted it runs on a copy of its location's
  * configuration that keeps bodies in memory up to offload_body_buffer_size,
  * and puts larger ones where they can be renamed into the spool.  The size
- * is settled when the ring's is, by ngx_http_offload_zones_init_conf().
+ * is settled when the ring's is, by ngx_http_offload_zones_init_conf().  A
+ * result that is put to a status location is received the same way.
  */
 
 static ngx_int_t
@@ -424,9 +429,12 @@ ngx_http_offload_accept_conf(ngx_conf_t *cf,
     ngx_memcpy(clcf, location->loc_conf[ngx_http_core_module.ctx_index],
                sizeof(ngx_http_core_loc_conf_t));
 
-    clcf->client_body_buffer_size = olcf->body_buffer;
+    clcf->client_body_buffer_size = olcf->zone ? olcf->body_buffer
+                                   : ngx_min(olcf->body_buffer,
+                                             STORE_INLINE_MAX);
     clcf->client_body_in_file_only = 0;                    /* off */
-    clcf->client_body_temp_path = olcf->zone->spool_tmp;
+    clcf->client_body_temp_path = olcf->zone ? olcf->zone->spool_tmp
+                                             : olcf->status->spool_tmp;
     clcf->loc_conf = copy;
 
     copy[ngx_http_core_module.ctx_index] = clcf;

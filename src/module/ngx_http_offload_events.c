@@ -441,7 +441,7 @@ ngx_http_offload_event_name(ngx_http_offload_stream_t *s,
         return ngx_http_offload_states[job->state];
     }
 
-    if (job->progress != s->sent.progress) {
+    if (job->reports != s->sent.reports) {
         return "progress";
     }
 
@@ -485,7 +485,7 @@ static u_char *
 ngx_http_offload_version(u_char *p, ngx_http_offload_job_t *job)
 {
     return ngx_sprintf(p, "%ui.%ui.%ui.%ui", job->state, job->attempts,
-                       job->progress, job->position);
+                       job->reports, job->position);
 }
 
 

@@ -2,7 +2,7 @@
 /*
  * Two small corrections of answers on their way out, in worker processes:
  *
- *   413 of an offloaded location is a problem document like our other
+ *   413 of an offloaded or status location is a problem document like our other
  *   refusals (nginx itself decides it, before any of our phases), and so is
  *   the 500 of a body that could not be written to its file, as a 507;
  *
@@ -73,7 +73,7 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
-    if (olcf->zone == NULL) {
+    if (olcf->zone == NULL && olcf->status == NULL) {
         return ngx_http_next_header_filter(r);
     }
 

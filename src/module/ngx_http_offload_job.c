@@ -68,7 +68,6 @@ ngx_http_offload_find_any(ngx_http_request_t *r,
         job->attempts = zj.attempts;
         job->timeout_s = zj.timeout_s;
         job->location = zj.location;
-        job->progress = ngx_min(zj.progress, 101);
         job->position = ngx_http_offload_position(rt, job);
 
         return NGX_OK;

@@ -24,6 +24,8 @@
  *   _replay.c    a replay's way through the phases
  *   _status.c    the status location: document, result
  *   _cancel.c    and cancellation
+ *   _report.c    what the backend tells: progress
+ *   _put.c       and results it gives later
  *   _job.c       a job as it is now
  *   _owner.c     the offload_owner directive: whose job it is
  *   _events.c    a job's changes as a stream of events
@@ -53,6 +55,7 @@
 
 #include "zone.h"
 #include "zone_estimate.h"
+#include "zone_report.h"
 #include "zone_request.h"
 #include "zone_store.h"
 
@@ -190,7 +193,8 @@ typedef struct {
     ngx_http_offload_entrance_t  *entrance; /* of this server and zone */
     uint32_t                    hash;       /* of location and server */
     ngx_str_t                   prefix;     /* of a status location */
-    void                      **accept_conf;/* loc_conf while accepting */
+    void                      **accept_conf;/* loc_conf while accepting a
+                                               request, or a result */
 } ngx_http_offload_loc_conf_t;
 
 
@@ -244,6 +248,7 @@ typedef struct {
 
     /* of a replay */
     ngx_uint_t                  replay;
+    ngx_uint_t                  job_url_set;
     ngx_str_t                   attempt;
     ngx_str_t                   keep;       /* name \0 value \0 ... */
     ngx_uint_t                  https;
@@ -288,10 +293,12 @@ typedef struct {
     ngx_uint_t                  timeout_s;
     uint32_t                    location;   /* hash */
     ngx_uint_t                  progress;   /* percent + 1 */
+    ngx_uint_t                  reports;    /* of it, in this attempt */
     ngx_uint_t                  position;   /* in the queue; 0: not there */
     ngx_uint_t                  http_status;
     ngx_str_t                   type;
     ngx_str_t                   message;
+    ngx_str_t                   progress_message;
 } ngx_http_offload_job_t;
 
 
@@ -556,36 +563,6 @@ ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx);
 
-/* _result.c */
-ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job);
-
-/* _status.c */
-ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc);
-ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
-ngx_int_t ngx_http_offload_status_parse(ngx_http_request_t *r,
-    uint8_t id[ZONE_ID_SIZE], ngx_uint_t *result);
-ngx_int_t ngx_http_offload_status_answer(ngx_http_request_t *r, ngx_int_t rc,
-    ngx_http_offload_job_t *job);
-
-/* _cancel.c */
-ngx_int_t ngx_http_offload_cancel(ngx_http_request_t *r,
-    ngx_http_offload_job_t *job);
-
-/* _job.c: for whoever may ask for it, or whoever has a better right to it */
-ngx_int_t ngx_http_offload_find(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
-    ngx_http_offload_job_t *job);
-ngx_int_t ngx_http_offload_find_any(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
-    ngx_http_offload_job_t *job);
-
-/* _events.c, _page.c */
-ngx_int_t ngx_http_offload_events(ngx_http_request_t *r,
-    ngx_http_offload_job_t *job);
-ngx_int_t ngx_http_offload_send_page(ngx_http_request_t *r,
-    ngx_uint_t status, ngx_str_t *json);
-
 /* _status_zone.c */
 char *ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -606,30 +583,6 @@ ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
     const char *name, size_t len, ngx_str_t *value);
 ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
     ngx_uint_t seconds);
-
-/* _estimate.c */
-uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
-    ngx_http_offload_job_t *job, ngx_uint_t *retry);
-
-/* _answer.c */
-extern const char  *ngx_http_offload_states[];
-extern const char  *ngx_http_offload_errors[];
-ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
-    ngx_pool_t *pool, ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job, ngx_str_t *body, ngx_uint_t *retry);
-ngx_int_t ngx_http_offload_send_document(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job);
-ngx_int_t ngx_http_offload_describe(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
-    ngx_http_offload_job_t *job, ngx_str_t *body);
-ngx_int_t ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
-    ngx_http_offload_rt_t *rt, ngx_str_t *prefix, u_char id[ZONE_ID_TEXT],
-    ngx_http_offload_job_t *job, ngx_str_t *body);
-ngx_int_t ngx_http_offload_location(ngx_http_request_t *r, ngx_str_t *url);
-u_char *ngx_http_offload_time(u_char *p, uint64_t ms);
-u_char *ngx_http_offload_string(u_char *p, const char *name,
-    ngx_str_t *value);
 
 /* _store.c: in a worker process */
 #define NGX_HTTP_OFFLOAD_STORE_ABSENT  NGX_DECLINED  /* nothing stored yet */

@@ -20,6 +20,8 @@ static ngx_int_t ngx_http_offload_replay_peer(ngx_http_request_t *r);
 static ngx_table_elt_t *ngx_http_offload_replay_header(ngx_http_request_t *r,
     ngx_str_t *attempt);
 static void ngx_http_offload_replay_cleanup(void *data);
+static ngx_int_t ngx_http_offload_replay_job_url(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
 static void ngx_http_offload_replay_timeouts(ngx_event_t *ev);
 static ngx_int_t ngx_http_offload_replay_refuse(ngx_http_request_t *r);
 
@@ -389,6 +391,10 @@ ngx_http_offload_replay_precontent(ngx_http_request_t *r,
         ngx_http_offload_replay_restore(r, ctx);
     }
 
+    if (ngx_http_offload_replay_job_url(r, ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     /* for when the content handler has set up its upstream */
 
     ctx->timeouts.handler = ngx_http_offload_replay_timeouts;
@@ -398,6 +404,47 @@ ngx_http_offload_replay_precontent(ngx_http_request_t *r,
     ngx_post_event((&ctx->timeouts), &ngx_posted_events);
 
     return NGX_DECLINED;
+}
+
+
+/* Where the backend finds its job: the token came with the request. */
+
+static ngx_int_t
+ngx_http_offload_replay_job_url(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx)
+{
+    ngx_table_elt_t              *h;
+    ngx_http_conf_ctx_t          *conf;
+    ngx_http_offload_srv_conf_t  *oscf;
+
+    if (ctx->job_url_set) {
+        return NGX_OK;                          /* an internal redirect */
+    }
+
+    conf = r->http_connection->addr_conf->default_server->ctx;
+    oscf = conf->srv_conf[ngx_http_offload_module.ctx_index];
+
+    h = ngx_list_push(&r->headers_in.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+
+    if (ngx_http_offload_job_url(r, r->pool, &oscf->entered->status, ctx->id,
+                                 &h->value)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&h->key, "Offload-Job-Url");
+    h->lowcase_key = (u_char *) "offload-job-url";
+    h->hash = ngx_hash_key(h->lowcase_key, h->key.len);
+
+    ctx->job_url_set = 1;
+
+    return NGX_OK;
 }
 
 

@@ -262,7 +262,9 @@ ngx_http_offload_result_file(ngx_http_request_t *r,
     p = ngx_sprintf(name, "%V/%s/", store, ZONE_DIR_BLOBS);
     id = p;
     zone_id_format((char *) p, job->id);
-    p = ngx_sprintf(p + ZONE_ID_TEXT, ".%ui", job->attempts);
+    p = ngx_sprintf(p + ZONE_ID_TEXT, ".%uD",
+                    store_blob((uint32_t) job->flags,
+                               (uint32_t) job->attempts));
     *p = '\0';
 
     fd = ngx_open_file(name, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);

@@ -2,8 +2,9 @@
 /*
  * The status location: GET <prefix><id> is the job's document (its events, a
  * page: what is accepted), GET <prefix><id>/result the backend's answer,
- * DELETE <prefix><id> cancels.  Runs in worker processes and only reads; a
- * long poll parks the request, which is gone with the process.
+ * DELETE <prefix><id> cancels; PATCH and PUT are the backend's, see _report.c.
+ * Runs in worker processes and only reads; a long poll parks the request,
+ * which is gone with the process.
  */
 
 
@@ -16,6 +17,13 @@ static ngx_int_t ngx_http_offload_long_poll(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 static void ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
     ngx_http_offload_job_t *job, ngx_int_t result);
+
+
+/* of a job's URL, of its result's */
+
+static const char  *ngx_http_offload_allow[] = {
+    "GET, HEAD, PATCH, DELETE", "GET, HEAD, PUT"
+};
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_no_url = {
@@ -51,13 +59,17 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
-    rc = ngx_http_discard_request_body(r);
+    rc = ngx_http_offload_status_parse(r, id, &result);
 
-    if (rc != NGX_OK) {
-        return rc;
+    if (rc == NGX_OK
+        && r->method == (result ? NGX_HTTP_PUT : NGX_HTTP_PATCH))
+    {
+        return ngx_http_offload_report(r, id, result);
     }
 
-    rc = ngx_http_offload_status_parse(r, id, &result);
+    if (ngx_http_discard_request_body(r) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
 
     if (ngx_http_offload_format(r, result, &format) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -76,8 +88,8 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
         && (r->method != NGX_HTTP_DELETE || result))
     {
-        return ngx_http_offload_send_not_allowed(r, result ? "GET, HEAD"
-                                                  : "GET, HEAD, DELETE");
+        return ngx_http_offload_send_not_allowed(r,
+                                             ngx_http_offload_allow[result]);
     }
 
     if (job.state == STORE_EXPIRED) {

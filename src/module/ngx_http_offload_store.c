@@ -510,6 +510,7 @@ ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
         || sj.state < STORE_QUEUED || sj.state > STORE_EXPIRED
         || sj.error >= STORE_ERRORS
         || value->mv_size < sizeof(sj) + (size_t) sj.type_len + sj.message_len
+                            + sj.progress_len
         || ngx_memcmp(sj.id, id, ZONE_ID_SIZE) != 0)
     {
         goto corrupt;
@@ -528,7 +529,8 @@ ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
     job->attempts = sj.attempts;
     job->timeout_s = sj.timeout_s;
     job->location = sj.location;
-    job->progress = 0;
+    job->progress = ngx_min(sj.progress, 101);
+    job->reports = sj.reports;
     job->http_status = sj.http_status;
 
     p = (u_char *) value->mv_data + sizeof(sj);
@@ -537,6 +539,10 @@ ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
         != NGX_OK
         || ngx_http_offload_store_copy(pool, p + sj.type_len, sj.message_len,
                                        &job->message)
+           != NGX_OK
+        || ngx_http_offload_store_copy(pool, p + sj.type_len + sj.message_len,
+                                       sj.progress_len,
+                                       &job->progress_message)
            != NGX_OK)
     {
         return NGX_ERROR;

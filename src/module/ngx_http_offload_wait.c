@@ -208,7 +208,7 @@ ngx_http_offload_changed(ngx_http_offload_wait_t *w,
     }
 
     if (job->state != w->seen.state || job->attempts != w->seen.attempts
-        || job->progress != w->seen.progress)
+        || job->reports != w->seen.reports)
     {
         return 1;
     }

@@ -393,7 +393,9 @@ ngx_http_offload_zone_buffers(ngx_http_offload_main_conf_t *omcf,
 
     for (i = 0; i < omcf->locations.nelts; i++) {
 
-        if (location[i].olcf->zone != zone) {
+        if (location[i].olcf->zone != zone
+            && location[i].olcf->status != zone)
+        {
             continue;
         }
 
@@ -401,7 +403,9 @@ ngx_http_offload_zone_buffers(ngx_http_offload_main_conf_t *omcf,
 
         if (clcf->client_body_buffer_size > max) {
 
-            if (!location[i].olcf->body_buffer_default) {
+            if (location[i].olcf->zone
+                && !location[i].olcf->body_buffer_default)
+            {
                 ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                               "\"offload_body_buffer_size\" in location "
                               "\"%V\" is %uz, and zone \"%V\" takes bodies "

@@ -32,11 +32,13 @@
  *      offloadd_drain.c     SQs into the engine
  *      offloadd_drained.c   after the commit: slots, heads, answers
  *      offloadd_claim.c     who waits for the commit, and who gave up
+ *      offloadd_report.c    what backends tell of their jobs
  *      offloadd_answer.c    answers into CQs
  *      offloadd_lmdb.c      the engine: environment, transactions
  *      offloadd_lmdb_job.c  the engine: a job's rows
  *      offloadd_lmdb_make.c the engine: a store that is not there yet
  *      offloadd_lmdb_key.c  the engine: idempotency keys
+ *      offloadd_lmdb_report.c  the engine: tokens, progress, jobs deferred
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_files.c     spool and blob files
@@ -45,6 +47,7 @@
  *      offloadd_sched.c     whose turn it is
  *      offloadd_watch.c     requests in nginx that wait for a job to change
  *      offloadd_attempt.c   the life of one attempt, what its end means
+ *      offloadd_defer.c     jobs that their backends settle later
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
@@ -223,7 +226,8 @@ enum job_place {
     JOB_FIFO,                                   /* its first turn */
     JOB_DUE,                                    /* a later one, by seq */
     JOB_BACKOFF,                                /* by time */
-    JOB_ATTEMPT
+    JOB_ATTEMPT,
+    JOB_DEFERRED                                /* by its deadline */
 };
 
 /* One job in memory, by index: there may be millions, so it stays small. */
@@ -236,7 +240,11 @@ struct job {
             uint32_t     next;                  /* FIFO, FREE */
             uint32_t     prev;
         };
-        uint32_t         heap;                  /* DUE, BACKOFF: where */
+        struct {
+            uint32_t     heap;                  /* DUE, BACKOFF, DEFERRED:
+                                                   where */
+            uint32_t     attempts;              /* DEFERRED */
+        };
     };
     uint32_t         hash_next;
     uint16_t         unreachable;               /* entrance gone, so often */
@@ -283,6 +291,10 @@ uint32_t job_find(struct job_table *t, uint64_t seq);
 void job_remove(struct job_table *t, uint32_t i);
 void job_table_free(struct job_table *t);
 
+int heap_push(struct job_heap *h, struct job_table *t, uint64_t key,
+    uint32_t job);
+void heap_remove(struct job_heap *h, struct job_table *t, uint32_t at);
+
 void queue_init(struct job_queue *q);
 int queue_push(struct job_queue *q, struct job_table *t, uint32_t i);
 int queue_push_due(struct job_queue *q, struct job_table *t, uint32_t i);
@@ -301,6 +313,7 @@ void queue_free(struct job_queue *q);
 struct sched {
     struct job_table  table;
     struct job_queue  queue;
+    struct job_heap   deferred;                 /* running, but not by us */
     uint32_t          running;                  /* attempts in all stages */
     uint32_t          epoch;                    /* see sched_pace() */
     uint32_t          young;                    /* attempts of this epoch */
@@ -318,7 +331,8 @@ void sched_free(struct sched *s);
 void sched_batch(struct offloadd *d, struct store_batch *b);
 void sched_dispatch(struct offloadd *d);
 void sched_publish(struct offloadd *d);
-void sched_service(struct offloadd *d, const struct attempt *a);
+void sched_service(struct offloadd *d, uint32_t location, uint64_t held_us,
+    uint64_t service_us);
 /* 0.5 s, 1 s, ... 30 s with full jitter: anything up to it. */
 uint64_t sched_backoff(struct sched *s, uint32_t retries);
 void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
@@ -369,6 +383,7 @@ struct result {
     int          err;                           /* errno of what failed */
     uint8_t      complete;                      /* headers are */
     uint8_t      refused;                       /* by the module itself */
+    uint8_t      deferred;                      /* the result is to be put */
     uint8_t      too_large;                     /* its headers */
     uint8_t      finished;                      /* the blob stays */
     uint32_t     attempt;                       /* whose answer it is */
@@ -480,6 +495,24 @@ void attempt_cancel(struct offloadd *d, struct attempt *a);
 void attempt_hand_back(struct offloadd *d);     /* all: a clean stop */
 void attempt_free_all(struct offloadd *d);
 void attempt_link(struct offloadd *d, struct attempt *a);
+void attempt_settle(struct offloadd *d, struct attempt *a, int error);
+
+
+/* offloadd_defer.c (loop thread) */
+
+void attempt_defer(struct offloadd *d, struct attempt *a);
+void attempt_deferred(struct offloadd *d, struct attempt *a);
+/* attempts: the lease; at: mono ms.  -1: no memory, the worker leaves. */
+int defer_add(struct offloadd *d, uint32_t job, uint32_t attempts,
+    uint64_t at);
+void defer_take(struct offloadd *d, uint32_t job);      /* if it is there */
+void defer_due(struct offloadd *d);
+uint64_t defer_next(const struct offloadd *d);
+void report_progress(struct offloadd *d, const struct store_event *ev);
+void report_put(struct offloadd *d, const struct store_event *ev);
+
+
+/* offloadd_request.c, offloadd_replay.c */
 
 int request_set(struct attempt *a, CURL *easy);
 int request_split(struct attempt *a);

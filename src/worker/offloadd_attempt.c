@@ -4,6 +4,8 @@
  *
  *      starting --committed--> replaying --ended--> ending --committed--> gone
  *
+ * An answer may also say that the result is to come: see offloadd_defer.c.
+ *
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
@@ -25,7 +27,6 @@
 #define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
 
 
-static void attempt_settle(struct offloadd *d, struct attempt *a, int error);
 static void attempt_requeue(struct offloadd *d, struct attempt *a,
     const char *reason, uint64_t delay_ms);
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
@@ -272,6 +273,11 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
 static void
 attempt_answered(struct offloadd *d, struct attempt *a)
 {
+    if (a->op.row.http_status == 202 && a->result.deferred) {
+        attempt_defer(d, a);
+        return;
+    }
+
     if (a->op.row.http_status < 400) {
         a->message[0] = '\0';
         attempt_settle(d, a, STORE_ERROR_NONE);
@@ -421,7 +427,7 @@ attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
 }
 
 
-static void
+void
 attempt_settle(struct offloadd *d, struct attempt *a, int error)
 {
     struct store_op  *op = &a->op;
@@ -501,6 +507,7 @@ void
 attempt_stored(struct offloadd *d, struct attempt *a)
 {
     uint32_t  job = a->job;
+    uint64_t  now;
 
     attempt_unlink(d, a);
 
@@ -518,6 +525,9 @@ attempt_stored(struct offloadd *d, struct attempt *a)
                  (unsigned long long) a->op.seq);
         sched_forget(d, job);
 
+    } else if (a->op.type == STORE_OP_DEFER) {
+        attempt_deferred(d, a);
+
     } else if (a->op.type == STORE_OP_REQUEUE) {
         job_at(&d->sched.table, job)->place = JOB_FREE;
         sched_write_slot(d, job, ZONE_SLOT_QUEUED, &a->op.row);
@@ -525,12 +535,14 @@ attempt_stored(struct offloadd *d, struct attempt *a)
 
     } else {
         attempt_log_settled(a);
+        now = mono_us();
 
         if (a->op.row.state == STORE_COMPLETED
             || a->op.row.error == STORE_ERROR_BACKEND
             || a->op.row.error == STORE_ERROR_TIMEOUT)
         {
-            sched_service(d, a);
+            sched_service(d, a->op.row.location, now - a->begun_us,
+                          now - a->started_us);
         }
 
         sched_forget(d, job);

@@ -313,7 +313,8 @@ drain_record(struct store *s, uint32_t lane, struct zone_record *rec,
 
     if (rec->type != ZONE_RECORD_JOB) {
         item->kind = rec->type == ZONE_RECORD_CANCEL ? DRAIN_CANCEL
-                                                     : DRAIN_WATCH;
+                     : rec->type == ZONE_RECORD_PROGRESS ? DRAIN_PROGRESS
+                     : rec->type == ZONE_RECORD_PUT ? DRAIN_PUT : DRAIN_WATCH;
         return 0;
     }
 
@@ -542,7 +543,7 @@ drain_cancel(struct store *s, struct drain_item *item, uint32_t lane,
 }
 
 
-/* Cancels and watches, when all that may come before them has been read. */
+/* All but jobs, when all that may come before them has been read. */
 
 static int
 drain_requests(struct store *s, struct engine_error *e)
@@ -566,10 +567,21 @@ drain_requests(struct store *s, struct engine_error *e)
 
         item = &s->items[i];                    /* the array may have moved */
 
-        if (item->kind == DRAIN_CANCEL) {
-            rc = drain_cancel(s, item, lane, e);
+        switch (item->kind) {
 
-        } else {
+        case DRAIN_CANCEL:
+            rc = drain_cancel(s, item, lane, e);
+            break;
+
+        case DRAIN_PROGRESS:
+            rc = drain_progress(s, item, e);
+            break;
+
+        case DRAIN_PUT:
+            rc = drain_put(s, item, e);
+            break;
+
+        default:
             rc = s->engine->knows(s->self, item->record.id, &item->seq, e);
 
             if (rc == 0) {

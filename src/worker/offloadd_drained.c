@@ -75,6 +75,30 @@ drain_owns_slot(struct store *s, const struct drain_item *item)
 }
 
 
+#ifdef OFFLOAD_FAILPOINTS
+
+static void
+drain_failpoints(struct store *s)
+{
+    uint32_t  i;
+
+    for (i = 0; i < s->nitems; i++) {
+        if (s->items[i].kind == DRAIN_PROGRESS) {
+            ZONE_FAILPOINT("progress.after-commit");
+
+        } else if (s->items[i].kind == DRAIN_PUT) {
+            ZONE_FAILPOINT("put.after-commit");
+        }
+    }
+}
+
+#else
+
+#define drain_failpoints(s)
+
+#endif
+
+
 void
 drain_finish(struct store *s, struct store_batch *b)
 {
@@ -85,6 +109,7 @@ drain_finish(struct store *s, struct store_batch *b)
     }
 
     ZONE_FAILPOINT("drain.after-commit");
+    drain_failpoints(s);
 
     for (i = 0; i < s->nitems; i++) {
         if (drain_owns_slot(s, &s->items[i]) && !ZONE_MUTANT("drain.slots"))
@@ -100,8 +125,8 @@ drain_finish(struct store *s, struct store_batch *b)
 
     /*
      * What the loop has to know is written down before the heads move: the
-     * records are gone then.  Cancels and watches come last: one from this
-     * lane may be read before its job is from another.
+     * records are gone then.  All but jobs come last: one from this lane may
+     * be read before its job is from another.
      */
 
     for (i = 0; i < s->nitems; i++) {
@@ -154,6 +179,24 @@ drain_item_done(struct store *s, struct store_batch *b,
         ev->type = STORE_EVENT_WATCH;
         ev->watch = item->record.watch;
         return;                                 /* likewise */
+
+    case DRAIN_PROGRESS:
+        ev->type = STORE_EVENT_PROGRESS;
+        ev->active = item->changed;
+        return;
+
+    case DRAIN_PUT:
+        ev->type = STORE_EVENT_PUT;
+        ev->failed = item->row.state == STORE_FAILED;
+        ev->location = item->row.location;
+
+        if (item->row.attempts == 1 && item->row.started_ms
+            && item->row.finished_ms > item->row.started_ms)
+        {
+            ev->service_ms = item->row.finished_ms - item->row.started_ms;
+        }
+
+        return;
 
     case DRAIN_JOB:
         ev->type = STORE_EVENT_JOB;

@@ -253,7 +253,7 @@ heap_down(struct job_heap *h, struct job_table *t, uint32_t at,
 }
 
 
-static int
+int
 heap_push(struct job_heap *h, struct job_table *t, uint64_t key, uint32_t job)
 {
     uint32_t                cap;
@@ -277,7 +277,7 @@ heap_push(struct job_heap *h, struct job_table *t, uint64_t key, uint32_t job)
 }
 
 
-static void
+void
 heap_remove(struct job_heap *h, struct job_table *t, uint32_t at)
 {
     struct job_heap_entry  last;

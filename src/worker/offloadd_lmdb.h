@@ -52,8 +52,8 @@ struct lmdb {
     struct lmdb_doomed   *doomed;
     uint32_t              ndoomed;
     uint32_t              doomed_cap;
-    uint8_t               row[sizeof(struct store_job) + STORE_TYPE_MAX
-                              + STORE_MESSAGE_MAX];
+    struct zone_random    random;               /* for tokens */
+    uint8_t               row[sizeof(struct store_job) + STORE_STRINGS_MAX];
 };
 
 static inline void
@@ -61,6 +61,20 @@ lmdb_seq_key(MDB_val *key, uint64_t *seq)
 {
     key->mv_data = seq;
     key->mv_size = sizeof(*seq);
+}
+
+/* What a row says of one attempt, and of its end, is over. */
+
+static inline void
+lmdb_bare_row(struct store_job *row)
+{
+    row->flags &= (uint8_t) ~STORE_DEFERRED;
+    row->not_before_ms = 0;
+    row->type_len = 0;
+    row->message_len = 0;
+    row->progress = 0;
+    row->progress_len = 0;
+    row->reports = 0;
 }
 
 /* Numbers in keys: the smallest comes first. */
@@ -110,14 +124,23 @@ int lmdb_settle(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_requeue(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e);
 int lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e);
-int lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
-    struct engine_error *e);
+int lmdb_lease(struct lmdb *m, const struct store_op *op, uint8_t done,
+    struct store_job *row, struct engine_error *e);
 int lmdb_del(struct lmdb *m, enum lmdb_db db, MDB_val *key,
     struct engine_error *e);
 int lmdb_drop_result(struct lmdb *m, uint64_t seq,
     const struct store_job *row, struct engine_error *e);
 int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
     size_t size, struct engine_error *e);
+
+/* offloadd_lmdb_report.c */
+int lmdb_new_token(struct lmdb *m, struct store_job *row,
+    struct engine_error *e);
+int lmdb_holder(void *self, const uint8_t *id, const uint8_t *token,
+    uint64_t *seq, struct store_job *row, struct engine_error *e);
+int lmdb_progress(void *self, uint64_t seq, struct store_job *row,
+    const struct zone_progress_view *view, struct engine_error *e);
+int lmdb_defer(void *self, struct store_op *op, struct engine_error *e);
 
 /* offloadd_lmdb_make.c: if it is not there */
 int lmdb_make(const char *store, const char *file, struct engine_error *e);
@@ -148,6 +171,10 @@ int lmdb_put_rings(void *self, const struct store_rings *row, size_t size,
     const struct engine_turned *t, struct engine_error *e);
 
 /* offloadd_lmdb_scan.c */
+int lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e);
+int lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e);
 int lmdb_recover(void *self, engine_scan scan, void *ctx,
     struct engine_error *e);
 int lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,

@@ -122,6 +122,10 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         in->row.state = STORE_RUNNING;
         in->row.attempts = 1;
         in->row.started_ms = in->now_ms;
+
+        if (lmdb_new_token(m, &in->row, e) != 0) {
+            return -1;
+        }
     }
 
     lmdb_seq_key(&key, &in->seq);
@@ -168,10 +172,12 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
 
     op->row.state = STORE_RUNNING;
     op->row.attempts++;
-    op->row.not_before_ms = 0;
     op->row.started_ms = op->row.started_ms ? op->row.started_ms : now_ms;
-    op->row.type_len = 0;
-    op->row.message_len = 0;
+    lmdb_bare_row(&op->row);
+
+    if (lmdb_new_token(m, &op->row, e) != 0) {
+        return -1;
+    }
 
     if (!ZONE_MUTANT("attempt.start")
         && lmdb_put_row(m, op->seq, &op->row, e) != 0)
@@ -203,7 +209,7 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
  * in a commit that failed and has arrived.
  */
 
-static int
+int
 lmdb_lease(struct lmdb *m, const struct store_op *op, uint8_t done,
     struct store_job *row, struct engine_error *e)
 {
@@ -238,9 +244,8 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
 
     row.state = STORE_QUEUED;
     row.strikes = op->row.strikes;
+    lmdb_bare_row(&row);
     row.not_before_ms = op->row.not_before_ms;
-    row.type_len = 0;
-    row.message_len = 0;
 
     return lmdb_put_row(m, op->seq, &row, e);
 }
@@ -309,9 +314,15 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
 
     rc = lmdb_lease(m, op, op->row.state, &row, e);
 
+    if (rc == 0 && row.state == op->row.state
+        && ((row.flags ^ op->row.flags) & STORE_DEFERRED))
+    {
+        rc = ENGINE_STALE;                      /* another result was first */
+    }
+
     if (rc == ENGINE_STALE && op->headers && op->body == NULL) {
 
-        /* canceled meanwhile: its blob is nobody's */
+        /* settled meanwhile: its blob is nobody's */
 
         return lmdb_doom(m, ZONE_DIR_BLOBS, op->row.id, op->row.attempts, e)
                == 0 ? ENGINE_STALE : -1;
@@ -328,17 +339,18 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
 
     lmdb_count(m, row.state, op->row.state);
 
+    lmdb_bare_row(&row);
     row.state = op->row.state;
     row.error = op->row.error;
     row.strikes = op->row.strikes;
     row.finished_ms = op->row.finished_ms;
     row.expires_ms = op->row.expires_ms;
-    row.not_before_ms = 0;
     row.result_size = op->row.result_size;
     row.http_status = op->row.http_status;
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
-    row.flags |= op->headers ? STORE_HAS_RESULT : 0;
+    row.flags |= (uint8_t) ((op->row.flags & STORE_DEFERRED)
+                            | (op->headers ? STORE_HAS_RESULT : 0));
 
     size = sizeof(row);
 
@@ -447,7 +459,9 @@ lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
         memcpy(&r, data.mv_data, sizeof(r));
 
         if ((r.flags & STORE_RESULT_BLOB)
-            && lmdb_doom(m, ZONE_DIR_BLOBS, row->id, row->attempts, e) != 0)
+            && lmdb_doom(m, ZONE_DIR_BLOBS, row->id,
+                         store_blob(row->flags, row->attempts), e)
+               != 0)
         {
             return -1;
         }
@@ -494,34 +508,6 @@ lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
 }
 
 
-/* ENGINE_NOT_FOUND when there is no job of that id. */
-
-static int
-lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
-    struct engine_error *e)
-{
-    int      rc;
-    MDB_val  key, data;
-
-    key.mv_data = (void *) (uintptr_t) id;
-    key.mv_size = ZONE_ID_SIZE;
-
-    rc = mdb_get(m->txn, m->db[LMDB_IDS], &key, &data);
-
-    if (rc == MDB_NOTFOUND || (rc == 0 && data.mv_size != sizeof(*seq))) {
-        return ENGINE_NOT_FOUND;
-    }
-
-    if (rc) {
-        return lmdb_fail(e, rc, STORE_DB_IDS);
-    }
-
-    memcpy(seq, data.mv_data, sizeof(*seq));
-
-    return 0;
-}
-
-
 int
 lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
 {
@@ -553,9 +539,7 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
         row.state = STORE_CANCELED;
         row.finished_ms = c->now_ms;
         row.expires_ms = c->now_ms + c->ttl_ms;
-        row.not_before_ms = 0;
-        row.type_len = 0;
-        row.message_len = 0;
+        lmdb_bare_row(&row);
 
         return lmdb_finish(m, seq, &row, sizeof(row), e);
 
@@ -572,18 +556,6 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
 
         return ENGINE_NOT_FOUND;
     }
-}
-
-
-int
-lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
-    struct engine_error *e)
-{
-    int  rc;
-
-    rc = lmdb_find(self, id, seq, e);
-
-    return rc == -1 ? -1 : rc == 0;
 }
 
 

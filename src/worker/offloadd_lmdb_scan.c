@@ -22,7 +22,8 @@ static int lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor,
 
 /*
  * A job that was running is queued again; one that is to be attempted at most
- * once has failed: its request may have been sent.
+ * once has failed: its request may have been sent.  One whose result is to be
+ * put runs on, elsewhere.
  */
 
 static int
@@ -33,8 +34,7 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
     char    *message;
     MDB_val  key, data;
 
-    row->type_len = 0;
-    row->message_len = 0;
+    lmdb_bare_row(row);
 
     if (!(row->flags & STORE_AT_MOST_ONCE) || ZONE_MUTANT("once.recover")) {
         row->state = STORE_QUEUED;
@@ -58,7 +58,6 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
     row->error = STORE_ERROR_LOST;
     row->finished_ms = clock_ms();
     row->expires_ms = row->finished_ms + m->policy->ttl_ms;
-    row->not_before_ms = 0;
     row->message_len = (uint16_t) n;
 
     return lmdb_finish(m, seq, row, sizeof(*row) + row->message_len, e);
@@ -99,13 +98,15 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
         rc = lmdb_get_row(m, m->txn, seq, &row, e);
 
         if (rc == 0 && row.state == STORE_RUNNING
+            && !(row.flags & STORE_DEFERRED)
             && !ZONE_MUTANT("recover.running"))
         {
             rc = lmdb_recover_running(m, seq, &row, e);
         }
 
         if (rc == 0 && (row.state == STORE_QUEUED
-                        || row.state == STORE_FAILED))
+                        || row.state == STORE_FAILED
+                        || (row.flags & STORE_DEFERRED)))
         {
             rc = scan(ctx, seq, &row);
         }
@@ -159,6 +160,46 @@ lmdb_recover(void *self, engine_scan scan, void *ctx, struct engine_error *e)
     } while (more);
 
     return 0;
+}
+
+
+/* ENGINE_NOT_FOUND when there is no job of that id. */
+
+int
+lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e)
+{
+    int      rc;
+    MDB_val  key, data;
+
+    key.mv_data = (void *) (uintptr_t) id;
+    key.mv_size = ZONE_ID_SIZE;
+
+    rc = mdb_get(m->txn, m->db[LMDB_IDS], &key, &data);
+
+    if (rc == MDB_NOTFOUND || (rc == 0 && data.mv_size != sizeof(*seq))) {
+        return ENGINE_NOT_FOUND;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_IDS);
+    }
+
+    memcpy(seq, data.mv_data, sizeof(*seq));
+
+    return 0;
+}
+
+
+int
+lmdb_knows(void *self, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e)
+{
+    int  rc;
+
+    rc = lmdb_find(self, id, seq, e);
+
+    return rc == -1 ? -1 : rc == 0;
 }
 
 
@@ -222,10 +263,16 @@ lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt)
 
     rc = lmdb_lookup(self, id, &seq, &row);
 
+    /* one that was put, and whose record is still in its ring */
+
+    if (rc == 1 && row.state == STORE_RUNNING) {
+        return attempt == store_blob(STORE_DEFERRED, row.attempts);
+    }
+
     return rc == 0 || (rc == 1 && (row.state == STORE_COMPLETED
                                    || row.state == STORE_FAILED)
                        && (row.flags & STORE_HAS_RESULT)
-                       && row.attempts == attempt);
+                       && store_blob(row.flags, row.attempts) == attempt);
 }
 
 
@@ -312,8 +359,8 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
 
         row.state = STORE_EXPIRED;
         row.flags = 0;
-        row.type_len = 0;
-        row.message_len = 0;
+        lmdb_bare_row(&row);
+        memset(row.token, 0, sizeof(row.token));
         row.result_size = 0;
         row.expires_ms = now_ms + tombstone_ms;
 

@@ -485,6 +485,10 @@ loop_timeout(struct offloadd *d)
         at = queue_next_due(&d->sched.queue);
     }
 
+    if (d->loop.stop != LOOP_HAND_BACK && defer_next(d) < at) {
+        at = defer_next(d);
+    }
+
     return at > now ? (int) (at - now) : 0;
 }
 
@@ -545,6 +549,9 @@ loop_run(struct offloadd *d)
 
         if (d->loop.stop == LOOP_HAND_BACK) {
             attempt_hand_back(d);
+
+        } else {
+            defer_due(d);
         }
 
         sched_dispatch(d);

@@ -2,9 +2,9 @@
  * What a dead worker left, put right before the threads start (main thread):
  * jobs that are not settled are scheduled again, in order; those that were
  * running count as waiting, their attempts stay counted, unless they may be
- * attempted only once: these are lost.  Slots are given back to the jobs they
- * hold, or freed; files nobody wants go.  SUBMITTED slots and the rings are
- * the drain's, as always.
+ * attempted only once: these are lost.  Deferred ones run on.  Slots are given
+ * back to the jobs they hold, or freed; files nobody wants go.  SUBMITTED
+ * slots and the rings are the drain's, as always.
  *
  * Killed in here, it starts anew the next time: each step can be repeated.
  */
@@ -38,6 +38,7 @@ struct recover_ctx {
     uint64_t          now_ms;
     uint64_t          jobs;
     uint64_t          attempted;
+    uint64_t          deferred;
     uint64_t          lost;
 };
 
@@ -78,6 +79,19 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
 
     ctx->jobs++;
     ctx->attempted += row->attempts > 0;
+
+    if (row->state == STORE_RUNNING) {          /* and not by us */
+        wait = row->not_before_ms > ctx->now_ms
+               ? row->not_before_ms - ctx->now_ms : 0;
+
+        if (wait > row->timeout_s * 1000ull) {
+            wait = row->timeout_s * 1000ull;
+        }
+
+        ctx->deferred++;
+
+        return defer_add(ctx->daemon, i, row->attempts, mono_ms() + wait);
+    }
 
     if (row->not_before_ms > ctx->now_ms) {
         wait = row->not_before_ms - ctx->now_ms;
@@ -131,7 +145,11 @@ recover_slot(struct offloadd *d, uint32_t lane, uint32_t n, uint64_t *freed)
 
     i = l == lane && slot == n ? recover_find(d, job.id, job.seq) : JOB_NONE;
 
-    if (i == JOB_NONE) {
+    /* one that is deferred may have progress, see report_progress() */
+
+    if (i == JOB_NONE
+        || job_at(&d->sched.table, i)->place == JOB_DEFERRED)
+    {
         zone_slot_free(&d->zone, lane, n);
         ++*freed;
         return;
@@ -249,6 +267,7 @@ recover(struct offloadd *d, struct engine_error *e)
     {
         log_uint(&l, "jobs", ctx.jobs);
         log_uint(&l, "attempted_before", ctx.attempted);
+        log_uint(&l, "deferred", ctx.deferred);
         log_uint(&l, "lost", ctx.lost);
         log_uint(&l, "slots_freed", freed);
         log_end(&l);

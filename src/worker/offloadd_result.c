@@ -60,6 +60,7 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
     r->err = 0;
     r->complete = 0;
     r->refused = 0;
+    r->deferred = 0;
     r->too_large = 0;
     r->finished = 0;
 }
@@ -300,6 +301,12 @@ result_keep(struct result *r, const char *line)
         && strcmp(value, "refused") == 0)
     {
         r->refused = 1;
+    }
+
+    if (len == 13 && strncasecmp(line, "Offload-Defer", len) == 0
+        && strcmp(value, "1") == 0)
+    {
+        r->deferred = 1;
     }
 
     if (result_is_dropped(r, line, len)) {

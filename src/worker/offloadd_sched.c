@@ -43,6 +43,7 @@ void
 sched_free(struct sched *s)
 {
     queue_free(&s->queue);
+    free(s->deferred.entries);
     job_table_free(&s->table);
 }
 
@@ -68,28 +69,28 @@ sched_backoff(struct sched *s, uint32_t retries)
 
 
 /*
- * The attempt has settled its job, by an answer or because its time was over:
- * its commits count, as they do for who waits.  Measured in the zone itself,
- * so that it outlives this process.
+ * An attempt has settled its job, by an answer or because its time was over:
+ * how long it had a place, and how long the job ran.  Commits count, as they
+ * do for who waits.  Measured in the zone itself, so that it outlives this
+ * process.
  */
 
 void
-sched_service(struct offloadd *d, const struct attempt *a)
+sched_service(struct offloadd *d, uint32_t location, uint64_t held_us,
+    uint64_t service_us)
 {
     uint32_t              now_s;
-    uint64_t              now;
     struct zone_service  *s, *services;
 
-    now = mono_us();
     now_s = (uint32_t) (clock_ms() / 1000);
     services = zone_services(&d->zone);
 
-    zone_service_add(services, now - a->begun_us, now_s);
+    zone_service_add(services, held_us, now_s);
 
-    s = zone_service_take(services, a->op.row.location, now_s);
+    s = zone_service_take(services, location, now_s);
 
     if (s) {
-        zone_service_add(s, now - a->started_us, now_s);
+        zone_service_add(s, service_us, now_s);
     }
 
     d->sched.measured = 1;
@@ -223,7 +224,7 @@ sched_canceled(struct offloadd *d, struct store_event *ev)
         if (log_begin(&l, LOG_INFO, "canceled")) {
             log_id(&l, "job", ev->id);
             log_str(&l, "was", job->place == JOB_ATTEMPT ? "running"
-                                                         : "queued");
+                    : job->place == JOB_DEFERRED ? "deferred" : "queued");
             log_end(&l);
         }
 
@@ -270,6 +271,14 @@ sched_event(struct offloadd *d, struct store_event *ev)
 
     case STORE_EVENT_WATCH:
         watch_add(d, ev);
+        break;
+
+    case STORE_EVENT_PROGRESS:
+        report_progress(d, ev);
+        break;
+
+    case STORE_EVENT_PUT:
+        report_put(d, ev);
         break;
 
     default:
@@ -368,7 +377,8 @@ sched_pace(struct offloadd *d)
         s->young = 0;
     }
 
-    capacity = (int64_t) d->policy.concurrency - s->running - s->lent;
+    capacity = (int64_t) d->policy.concurrency - s->running - s->deferred.n
+               - s->lent;
     young = SCHED_YOUNG - (int64_t) s->young - s->lent;
 
     if (young < capacity) {
@@ -451,6 +461,7 @@ sched_forget(struct offloadd *d, uint32_t i)
     sched_free_slot(d, i);
     watch_changed(d, job_at(&d->sched.table, i)->seq, 1);
     queue_take(&d->sched.queue, &d->sched.table, i);
+    defer_take(d, i);
     job_remove(&d->sched.table, i);
 }
 
@@ -527,7 +538,7 @@ sched_publish(struct offloadd *d)
             : atomic_load_explicit(&d->zone.worker->next_seq,
                                    memory_order_relaxed));
     publish(waiting, s->queue.waiting);
-    publish(running, s->running);
+    publish(running, s->running + s->deferred.n);
     publish(concurrency, d->policy.concurrency);
     publish(settled, s->settled);
 

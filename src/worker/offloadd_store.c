@@ -281,6 +281,11 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         rc = s->engine->requeue(s->self, op, e);
         break;
 
+    case STORE_OP_DEFER:
+        ZONE_FAILPOINT("defer.before-commit");
+        rc = s->engine->defer(s->self, op, e);
+        break;
+
     default:                                    /* STORE_OP_ANSWER */
         op->result = STORE_OP_DONE;
         return 0;
@@ -321,6 +326,9 @@ store_failpoints(struct store *s)
             break;
         case STORE_OP_REQUEUE:
             ZONE_FAILPOINT("requeue.after-commit");
+            break;
+        case STORE_OP_DEFER:
+            ZONE_FAILPOINT("defer.after-commit");
             break;
         default:
             break;

@@ -14,6 +14,7 @@ enum store_op_type {
     STORE_OP_START = 1,                         /* queued -> running */
     STORE_OP_SETTLE,                            /* running -> an end */
     STORE_OP_REQUEUE,                           /* running -> queued */
+    STORE_OP_DEFER,                             /* running, not by us */
     STORE_OP_ANSWER                             /* a CQ entry to post */
 };
 
@@ -33,8 +34,9 @@ struct store_op {
 
     /*
      * The job's row.  START fills it in as it is from then on; SETTLE takes
-     * state, error, strikes, http_status, finished_ms and result_size from
-     * it, REQUEUE strikes and not_before_ms; attempts is the lease of both.
+     * state, error, strikes, http_status, finished_ms, result_size and the
+     * flag DEFERRED from it, REQUEUE strikes and not_before_ms, DEFER
+     * not_before_ms; attempts is the lease of all three.
      */
     struct store_job         row;
     struct buf               request;           /* START: its copy */
@@ -53,7 +55,9 @@ enum store_event_type {
     STORE_EVENT_SLOT,                           /* a known job's slot */
     STORE_EVENT_REJECT,                         /* its slot is to be freed */
     STORE_EVENT_CANCEL,                         /* canceled or discarded */
-    STORE_EVENT_WATCH
+    STORE_EVENT_WATCH,
+    STORE_EVENT_PROGRESS,
+    STORE_EVENT_PUT
 };
 
 /* What the drain learned and the loop has to know. */
@@ -63,11 +67,16 @@ struct store_event {
     uint32_t         slot;                      /* WATCH: seconds */
     uint32_t         watch;                     /* WATCH: ZONE_WATCH_* */
     uint32_t         has_slot;                  /* JOB */
-    uint32_t         active;                    /* SLOT: not settled */
-    uint64_t         seq;                       /* CANCEL: 0: not active */
+    uint32_t         active;                    /* SLOT: not settled;
+                                                   PROGRESS: it is new */
+    uint64_t         seq;                       /* CANCEL, PROGRESS, PUT: 0:
+                                                   nothing has changed */
     uint8_t          id[ZONE_ID_SIZE];
-    uint64_t         token;                     /* CANCEL, WATCH */
-    uint32_t         result;                    /* CANCEL: ..._completion */
+    uint64_t         token;                     /* of the record */
+    uint32_t         result;                    /* for ..._completion */
+    uint32_t         failed;                    /* PUT: by its status */
+    uint32_t         location;                  /* PUT */
+    uint64_t         service_ms;                /* PUT: 0: not known */
     struct attempt  *attempt;                   /* JOB: started at once */
 };
 
@@ -94,6 +103,8 @@ struct store_batch {
 #define ENGINE_DUPLICATE      4                 /* insert: its key is another
                                                    job's, */
 #define ENGINE_CONFLICT       5                 /* of other content */
+#define ENGINE_DENIED         6                 /* not by that token */
+#define ENGINE_SAME           7                 /* progress: nothing new */
 
 struct engine_error {
     int   err;                                  /* errno or the engine's */
@@ -163,6 +174,16 @@ struct engine {
     /* 1 if there is a job of that id, in the open transaction. */
     int       (*knows)(void *self, const uint8_t *id, uint64_t *seq,
                    struct engine_error *e);
+    /* The job whose attempt has that token: 0 while it runs, else STALE with
+     * its row, DENIED, NOT_FOUND. */
+    int       (*holder)(void *self, const uint8_t *id, const uint8_t *token,
+                   uint64_t *seq, struct store_job *row,
+                   struct engine_error *e);
+    int       (*progress)(void *self, uint64_t seq, struct store_job *row,
+                   const struct zone_progress_view *view,
+                   struct engine_error *e);
+    int       (*defer)(void *self, struct store_op *op,
+                   struct engine_error *e);
     /* At most max; how many. */
     int       (*expire)(void *self, uint64_t now_ms, uint64_t tombstone_ms,
                    int max, struct engine_error *e);
@@ -207,7 +228,8 @@ struct drain_item {
     uint64_t              seq;
     struct store_job      row;
     struct attempt       *attempt;
-    uint32_t              result;               /* CANCEL, DUPLICATE: answer */
+    uint32_t              changed;              /* PROGRESS */
+    uint32_t              result;               /* for ..._completion */
     uint8_t               first[ZONE_ID_SIZE];  /* DUPLICATE: that job */
 };
 
@@ -298,7 +320,9 @@ enum drain_kind {
     DRAIN_REJECT,                               /* not a request */
     DRAIN_WITHDRAWN,                            /* nobody waits any more */
     DRAIN_DUPLICATE,                            /* its key is another job's */
-    DRAIN_WATCH
+    DRAIN_WATCH,
+    DRAIN_PROGRESS,
+    DRAIN_PUT
 };
 
 int drain_init(struct store *s, struct zone_error *e);
@@ -311,6 +335,14 @@ void drain_undo(struct store *s);
 void drain_give_back(struct store *s, struct attempt *a);
 /* Room in the store again?  Until then new jobs are refused, or wait. */
 void drain_look(struct store *s);
+
+
+/* offloadd_report.c (store thread), into the open transaction */
+
+int drain_progress(struct store *s, struct drain_item *item,
+    struct engine_error *e);
+int drain_put(struct store *s, struct drain_item *item,
+    struct engine_error *e);
 
 
 /* offloadd_claim.c (store thread) */

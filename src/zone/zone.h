@@ -172,7 +172,7 @@ struct zone_job {
     uint32_t          attempts;                 /* begun so far */
     uint32_t          timeout_s;                /* of one attempt */
     uint32_t          location;                 /* hash of its location */
-    uint32_t          progress;                 /* percent + 1; 0: unknown */
+    uint32_t          pad;                      /* 0 */
     uint8_t           owner[ZONE_DIGEST_SIZE];  /* zero: nobody's */
     uint32_t          flags;                    /* 0 */
 };
@@ -193,6 +193,8 @@ enum zone_record_type {
     ZONE_RECORD_JOB,                            /* payload: zone_request */
     ZONE_RECORD_CANCEL,                         /* no payload */
     ZONE_RECORD_WATCH,                          /* no payload; slot: seconds */
+    ZONE_RECORD_PROGRESS,                       /* payload: zone_progress */
+    ZONE_RECORD_PUT,                            /* payload: zone_put */
     ZONE_RECORDS
 };
 
@@ -244,6 +246,9 @@ enum zone_completion_result {
     ZONE_ARMED,                                 /* WATCH: from now on */
     ZONE_DUPLICATE,                             /* JOB: it is `job` again */
     ZONE_CONFLICT,                              /* JOB: a key used otherwise */
+    ZONE_DENIED,                                /* PROGRESS, PUT: not by that
+                                                   token, */
+    ZONE_NOT_RUNNING,                           /* not now, or not any more */
     ZONE_RESULTS
 };
 
@@ -437,6 +442,10 @@ void zone_id_format(char text[ZONE_ID_TEXT], const uint8_t id[ZONE_ID_SIZE]);
 int zone_id_parse(uint8_t id[ZONE_ID_SIZE], const char *text, size_t len);
 
 
+/* The next n random bytes, 4096 at most; -1: no entropy. */
+int zone_random_take(struct zone_random *r, uint8_t *p, size_t n);
+
+
 /* zone_sq.c: the submission ring */
 
 /* nginx's end of a lane; private memory. */
@@ -627,24 +636,6 @@ typedef void (*zone_report)(void *ctx, const char *text);
 int zone_check(const struct zone *z, zone_report report, void *ctx);
 
 
-/*
- * zone_failpoint.c: named places to die at, for tests.  Compiled in only
- * with -DOFFLOAD_FAILPOINTS; then the environment's OFFLOAD_FAILPOINT=name
- * (or name:N, the Nth time it is passed) makes the process SIGKILL itself;
- * name:Ns makes it SIGSTOP itself.
- *
- * ZONE_MUTANT(name) is 0, and 1 in that build under OFFLOAD_MUTANT=name:
- * what stands under !ZONE_MUTANT(name) is left out then, to show that the
- * tests notice.
- */
-#ifdef OFFLOAD_FAILPOINTS
-void zone_failpoint(const char *name);
-int zone_mutant(const char *name);
-#define ZONE_FAILPOINT(name)  zone_failpoint(name)
-#define ZONE_MUTANT(name)     zone_mutant(name)
-#else
-#define ZONE_FAILPOINT(name)  ((void) 0)
-#define ZONE_MUTANT(name)     0
-#endif
+#include "zone_failpoint.h"
 
 #endif /* OFFLOAD_ZONE_H */

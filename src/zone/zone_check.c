@@ -294,9 +294,9 @@ zone_check_slot(struct zone_look *k, uint32_t slot, uint32_t state)
         return;
     }
 
-    if (job.progress > 101) {
-        zone_find(k->found, "lane %u: slot %u: job %.*s: progress is %u, at "
-                  "most 101", k->index, slot, ZONE_ID_TEXT, id, job.progress);
+    if (job.pad != 0) {
+        zone_find(k->found, "lane %u: slot %u: job %.*s: pad is %u, must be "
+                  "0", k->index, slot, ZONE_ID_TEXT, id, job.pad);
     }
 
     if (state == ZONE_SLOT_SUBMITTED) {

@@ -43,7 +43,7 @@ static const uint8_t  zone_id_values['z' - '0' + 1] = {
 
 /* Bytes handed out are wiped. */
 
-static int
+int
 zone_random_take(struct zone_random *r, uint8_t *p, size_t n)
 {
     size_t   have;

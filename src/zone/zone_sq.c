@@ -377,7 +377,9 @@ zone_record_check(const struct zone *z, const struct zone_record *rec,
                                z->geo.slots);
     }
 
-    if (rec->type > ZONE_RECORD_JOB && rec->payload != 0) {
+    if ((rec->type == ZONE_RECORD_CANCEL || rec->type == ZONE_RECORD_WATCH)
+        && rec->payload != 0)
+    {
         return zone_record_bad(e, lane, pos, "payload", rec->payload,
                                "must be", 0);
     }

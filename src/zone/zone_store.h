@@ -8,7 +8,8 @@
  *                 "counters" -> struct store_counters;
  *                 "rings" -> struct store_rings + a store_ring for each lane
  *      ids        job id, 16 bytes -> seq
- *      jobs       seq -> struct store_job + its strings
+ *      jobs       seq -> struct store_job + its strings: Content-Type, the
+ *                 error's message, the progress's
  *      requests   seq -> struct zone_request + its strings; gone once the
  *                 job is settled
  *      results    seq -> struct store_result + headers + inline body
@@ -22,8 +23,10 @@
  *
  * Beside LMDB's files, in the store's directory:
  *      spool/<job id>    a body too large for the ring
+ *      spool/tmp/        bodies that nginx receives, and such as were put
  *      blobs/<job id>.<attempt>
- *                        a result body too large to be inline
+ *                        a result body too large to be inline; see
+ *                        store_blob()
  *      store.lock        byte n is locked while the owner of epoch n lives
  */
 
@@ -33,6 +36,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "zone.h"
+#include "zone_report.h"
 #include "zone_request.h"
 
 #define STORE_LAYOUT          1
@@ -78,6 +82,8 @@ enum store_error {
 #define STORE_HAS_RESULT      0x01              /* a row in results */
 #define STORE_DISCARDED       0x02              /* deleted by the client */
 #define STORE_AT_MOST_ONCE    0x04              /* see zone_request.h */
+#define STORE_DEFERRED        0x08              /* RUNNING: its result is to be
+                                                   put; settled: it was */
 
 struct store_job {
     uint16_t  layout;
@@ -89,7 +95,8 @@ struct store_job {
     uint64_t  created_ms;                       /* unix times */
     uint64_t  started_ms;                       /* first attempt; 0: none */
     uint64_t  finished_ms;                      /* 0: not settled */
-    uint64_t  not_before_ms;                    /* a retry waits for it */
+    uint64_t  not_before_ms;                    /* a retry waits for it;
+                                                   DEFERRED: until then */
     uint64_t  expires_ms;                       /* 0: not settled */
     uint64_t  result_size;                      /* of the body */
     uint64_t  body_size;                        /* of the request */
@@ -99,21 +106,41 @@ struct store_job {
     uint16_t  http_status;                      /* of the backend; 0: none */
     uint16_t  type_len;                         /* Content-Type follows */
     uint16_t  message_len;                      /* then the error's message */
-    uint16_t  spare[3];
+    uint8_t   progress;                         /* percent + 1; 0: unknown */
+    uint8_t   progress_len;                     /* then what it is at */
+    uint16_t  reports;                          /* of progress, to tell them
+                                                    apart; of this attempt, as
+                                                    the two before */
+    uint16_t  spare;
     uint8_t   owner[ZONE_DIGEST_SIZE];          /* see zone_request.h */
     uint32_t  spare2;
+    uint8_t   token[ZONE_TOKEN_SIZE];           /* of this attempt */
 };
 
-_Static_assert(sizeof(struct store_job) == 128, "store_job");
+_Static_assert(sizeof(struct store_job) == 144, "store_job");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 _Static_assert(offsetof(struct store_job, owner) == 104, "owner");
 
 #define STORE_TYPE_MAX        256               /* longer ones are cut */
 #define STORE_MESSAGE_MAX     512
+#define STORE_STRINGS_MAX     (STORE_TYPE_MAX + STORE_MESSAGE_MAX             \
+                               + ZONE_PROGRESS_MAX)
 
 #define STORE_RESULT_BLOB     0x01              /* body in blobs/, by the
                                                    row's attempts */
+
+/*
+ * The number of a job's blob.  A result that was put has one of its own:
+ * while it comes in the answer of the attempt may be on its way, too.
+ */
+#define STORE_BLOB_PUT        0x80000000u
+
+static inline uint32_t
+store_blob(uint32_t flags, uint32_t attempts)
+{
+    return flags & STORE_DEFERRED ? attempts | STORE_BLOB_PUT : attempts;
+}
 
 struct store_result {
     uint16_t  layout;

@@ -23,7 +23,8 @@ use Test::More;
 # mode         m: durability=memory, d: disk
 # probe        what is sent for it (see send_job)
 # client       what its client sees when the dead one is back at once;
-#              of `cancel`: what who asked for the cancellation sees
+#              of `cancel`: what who asked for the cancellation sees;
+#              of `progress`, `put`: what the backend does that reports
 # late         (disk) the same when it stays away for longer than
 #              offload_accept_timeout; `-`: the client has its answer by then;
 #              `gone`: no answer, and no job
@@ -67,6 +68,13 @@ cancel.before-commit        offloadd  md   cancel    200     -    canceled  1-2
 cq.post.mid                 offloadd  m    cancel    200|503 -    canceled  1
 cq.post.done                offloadd  m    cancel    200     -    canceled  1
 expire.before-commit        offloadd  md   expire    202     -    expired   1
+progress.before-commit      joburl    md   progress  204     -    completed 1
+progress.after-commit       joburl    md   progress  204     -    completed 1
+defer.before-commit         joburl    md   defer     202     -    completed 2
+defer.after-commit          joburl    md   defer     202     -    completed 1
+put.renamed                 joburl    md   put       204     -    completed 1
+put.before-commit           joburl    md   put       204     -    completed 1
+put.after-commit            joburl    md   put       204     -    completed 1
 recover.before-commit       offloadd  md   running   202     -    completed 2
 recover.claims              offloadd  md   running   202     -    completed 2
 claim.recover.before-commit offloadd  md   running   202     -    completed 2
@@ -279,6 +287,7 @@ my %PROBE = (
     cut     => { size => 200, query => 'close=body&size=9000&cut=1' },
     running => { size => 200, query => 'gate=' },
     cancel  => { size => 200, query => 'gate=' },
+    later   => { size => 200, query => 'status=202&h=Offload-Defer:1' },
     stopped => { size => 200 },
     taken   => { size => 200 },
 );

@@ -22,7 +22,6 @@ use Socket qw(AF_INET IPPROTO_TCP SOCK_STREAM SOL_SOCKET SO_RCVBUF
 use Time::HiRes qw(time);
 
 use Http;
-use Util qw(read_file);
 
 
 sub open {
@@ -156,33 +155,6 @@ sub next {
     }
 
     return;
-}
-
-
-# Writes a running job's progress into its slot, as offloadd does but without
-# ringing: who waits finds it when it looks again.
-
-sub set_progress {
-    my ($n, $job, $percent) = @_;
-    my $digits = '0123456789abcdefghjkmnpqrstvwxyz';
-    my $bits = join '', map { sprintf '%05b', index $digits, $_ }
-               split //, $job->{id};
-    my $id = pack 'B128', substr $bits, 2;
-    my $name = "$n->{zone_dir}/zone.v1";
-    my $zone = read_file($name);
-
-    for (my $at = -1; ($at = index $zone, $id, $at + 1) >= 0;) {
-
-        # not in a ring: a slot's state, 3 for running, is 12 bytes before
-        next if $at % 64 != 16 || unpack('L', substr $zone, $at - 12, 4) != 3;
-
-        CORE::open my $fh, '+<:raw', $name or die "$name: $!\n";
-        seek $fh, $at + 60, 0;
-        print $fh pack 'L', $percent + 1;
-        return close $fh;
-    }
-
-    return 0;
 }
 
 

@@ -293,7 +293,8 @@ test_scribbled(void)
         int64_t      size, payload, slot, flags;
     } bad[] = {
         { "type is 0",            0,   -1,  -1,   -1, -1 },
-        { "type is 5",            5,   -1,  -1,   -1, -1 },
+        { "type is 7",            7,   -1,  -1,   -1, -1 },
+        { "payload is 50",        4,   -1,  -1,   -1, -1 },
         { "size is 0",           -1,    0,  -1,   -1, -1 },
         { "size is 64",          -1,   64,  -1,   -1, -1 },
         { "size is 130",         -1,  130,  -1,   -1, -1 },

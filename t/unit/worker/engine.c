@@ -115,6 +115,61 @@ test_lease(void)
 }
 
 
+/* A token is good for its own attempt, and as long as that runs. */
+
+static void
+test_holder(void)
+{
+    uint8_t                    token[ZONE_TOKEN_SIZE];
+    uint64_t                   seq;
+    struct store_op            op;
+    struct store_job           row;
+    struct engine_insert       in;
+    struct zone_progress_view  view;
+
+    must(en->begin(self, &e) == 0);
+    must(insert(&in, 4, 0) == 0);
+    is(en->holder(self, in.record->id, in.row.token, &seq, &row, &e),
+       ENGINE_DENIED, "a job that was never attempted has no token");
+
+    memset(&op, 0, sizeof(op));
+    op.seq = in.seq;
+    must(en->start(self, &op, 7, &e) == 0);
+    memcpy(token, op.row.token, sizeof(token));
+    is(en->holder(self, in.record->id, token, &seq, &row, &e), 0,
+       "its attempt has one");
+
+    memset(&view, 0, sizeof(view));
+    view.fixed.flags = ZONE_PROGRESS_MESSAGE;
+    view.message.data = "half";
+    view.message.len = 4;
+    is(en->progress(self, seq, &row, &view, &e), 0, "progress");
+    must(en->holder(self, in.record->id, token, &seq, &row, &e) == 0);
+    is(en->progress(self, seq, &row, &view, &e), ENGINE_SAME,
+       "the same again is no news");
+    is(row.reports, 1, "and not counted");
+
+    op.row.not_before_ms = 99;
+    is(en->defer(self, &op, &e), 0, "it is deferred");
+    is(en->defer(self, &op, &e), 0, "as often as it takes");
+    must(en->holder(self, in.record->id, token, &seq, &row, &e) == 0);
+    ok(row.progress_len == 4 && row.not_before_ms == 99,
+       "with its progress, until then");
+
+    op.row.attempts = 1;
+    must(en->requeue(self, &op, &e) == 0);
+    is(en->holder(self, in.record->id, token, &seq, &row, &e), ENGINE_STALE,
+       "not while the job waits");
+    must(en->start(self, &op, 7, &e) == 0);
+    buf_free(&op.request);
+    is(en->holder(self, in.record->id, token, &seq, &row, &e), ENGINE_DENIED,
+       "nor in the next attempt, which has another");
+    is(en->holder(self, token, token, &seq, &row, &e), ENGINE_NOT_FOUND,
+       "no such job");
+    en->abort(self);
+}
+
+
 static void
 test_known(void)
 {
@@ -179,6 +234,7 @@ main(void)
     must(en->open(&self, &policy, &e) == 0);
 
     test_lease();
+    test_holder();
     test_known();
     test_files();
 
