@@ -79,7 +79,7 @@ is $n->request('HEAD', $job->{path})->{status}, 200, 'settled: HEAD';
 
 (undef, $doc) = $n->through(POST => '/f?status=503&size=3', body => 'x');
 is $doc->{status}, 'failed', 'a backend that answers 503: failed';
-is $doc->{error}{code}, 'backend-status', 'with error.code';
+is $doc->{error}{code}, 'backend_status', 'with error.code';
 ok length $doc->{error}{message}, 'and error.message';
 is $doc->{response}{status}, 503, 'and its status';
 is $doc->{attempts}, 1, 'its answer is not retried';
@@ -168,7 +168,7 @@ Offload::problem($n->request(DELETE => "/jobs/$two->{id}"), 404,
     'a foreign id can not be deleted');
 is $n->get($two->{path})->{status}, 200, 'and is still there';
 
-for my $method (qw(POST PUT PATCH OPTIONS)) {
+for my $method (qw(POST PUT PATCH LOCK)) {
     $r = $n->request($method, $path, body => 'x');
     Offload::problem($r, 405, "$method: 405");
     like $r->{h}{allow} // '', qr/GET.*DELETE/, "$method: Allow";

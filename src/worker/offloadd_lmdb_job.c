@@ -112,6 +112,7 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.body_size = in->view->fixed.body_size;
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
+    in->row.result_ttl_s = in->view->fixed.result_ttl_s;
 
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;
@@ -338,6 +339,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
     row.flags |= op->headers ? STORE_HAS_RESULT : 0;
+    row.flags |= op->row.flags & STORE_TRUNCATED;
 
     size = sizeof(row);
 
@@ -551,7 +553,7 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
         c->seq = seq;
         row.state = STORE_CANCELED;
         row.finished_ms = c->now_ms;
-        row.expires_ms = c->now_ms + c->ttl_ms;
+        row.expires_ms = c->now_ms + store_ttl_ms(&row, c->ttl_ms);
         row.not_before_ms = 0;
         row.type_len = 0;
         row.message_len = 0;

@@ -24,6 +24,8 @@
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
 #define ZONE_REQUEST_AT_MOST_ONCE 0x0004    /* an attempt begun is the last */
 #define ZONE_REQUEST_KEYED        0x0008    /* a job for its key's first */
+#define ZONE_REQUEST_TRUNCATE     0x0010    /* a result over result_max is cut,
+                                               not refused */
 
 struct zone_request {
     uint16_t  layout;
@@ -41,10 +43,14 @@ struct zone_request {
                                                kept variables; opaque, token
                                                characters and spaces */
     uint32_t  headers_len;
+    uint32_t  result_ttl_s;                 /* once settled; 0: the zone's */
+    uint32_t  result_spare;
+    uint64_t  result_max;                   /* of its body; 0: any size */
 };
 
-_Static_assert(sizeof(struct zone_request) == 40, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 56, "zone_request");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
+_Static_assert(offsetof(struct zone_request, result_max) == 48, "result_max");
 
 /*
  * An idempotency key: requests with the same one are the same job.  Digests

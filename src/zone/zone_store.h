@@ -65,19 +65,22 @@ enum store_state {
 /* Why a job has no good answer; shown as error.code. */
 enum store_error {
     STORE_ERROR_NONE = 0,
-    STORE_ERROR_BACKEND,                        /* "backend-status" */
+    STORE_ERROR_BACKEND,                        /* "backend_status" */
     STORE_ERROR_TIMEOUT,                        /* "timeout" */
-    STORE_ERROR_CUT_OFF,                        /* "cut-off" */
+    STORE_ERROR_CUT_OFF,                        /* "cut_off" */
     STORE_ERROR_UNREACHABLE,                    /* "unreachable" */
     STORE_ERROR_LOST,                           /* "lost": at most once */
-    STORE_ERROR_RESULT,                         /* "result-not-stored" */
-    STORE_ERROR_REQUEST,                        /* "request-lost" */
+    STORE_ERROR_RESULT,                         /* "result_not_stored" */
+    STORE_ERROR_REQUEST,                        /* "request_lost" */
+    STORE_ERROR_TOO_LARGE,                      /* "result_too_large" */
     STORE_ERRORS
 };
 
 #define STORE_HAS_RESULT      0x01              /* a row in results */
 #define STORE_DISCARDED       0x02              /* deleted by the client */
 #define STORE_AT_MOST_ONCE    0x04              /* see zone_request.h */
+#define STORE_TRUNCATED       0x10              /* the result has the first
+                                                   bytes of the answer */
 
 struct store_job {
     uint16_t  layout;
@@ -100,11 +103,21 @@ struct store_job {
     uint16_t  type_len;                         /* Content-Type follows */
     uint16_t  message_len;                      /* then the error's message */
     uint16_t  spare[3];
+    uint32_t  result_ttl_s;                     /* 0: the zone's ttl */
+    uint32_t  result_spare;
 };
 
-_Static_assert(sizeof(struct store_job) == 104, "store_job");
+_Static_assert(sizeof(struct store_job) == 112, "store_job");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
+
+/* How long the job is kept once it is settled. */
+
+static inline uint64_t
+store_ttl_ms(const struct store_job *row, uint64_t zone_ttl_ms)
+{
+    return row->result_ttl_s ? row->result_ttl_s * 1000ull : zone_ttl_ms;
+}
 
 #define STORE_TYPE_MAX        256               /* longer ones are cut */
 #define STORE_MESSAGE_MAX     512
