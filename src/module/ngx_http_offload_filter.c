@@ -116,6 +116,15 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
     r->headers_out.status = problem->status;
     ngx_str_null(&r->headers_out.status_line);
 
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_offload_add_header(r, "Cache-Control",
+                                    sizeof("Cache-Control") - 1, &value)
+        == NULL)
+    {
+        return NGX_ERROR;
+    }
+
     ngx_str_set(&value, "offload");
 
     if (ngx_http_offload_add_header(r, "Offload-Source",

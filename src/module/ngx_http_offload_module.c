@@ -53,6 +53,10 @@ static ngx_conf_post_t  ngx_http_offload_timeout_post = {
     ngx_http_offload_timeout_check
 };
 
+static ngx_conf_post_t  ngx_http_offload_ttl_post = {
+    ngx_http_offload_ttl_check
+};
+
 static ngx_conf_post_t  ngx_http_offload_msec_post = {
     ngx_http_offload_msec_check
 };
@@ -175,6 +179,27 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_offload_loc_conf_t, body_buffer),
       &ngx_http_offload_buffer_post },
+
+    { ngx_string("offload_result_ttl"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_sec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, result_ttl),
+      &ngx_http_offload_ttl_post },
+
+    { ngx_string("offload_max_result"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
+      ngx_http_offload_max_result,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("offload_result_cache_control"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_offload_cache_control,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
 
       ngx_null_command
 };

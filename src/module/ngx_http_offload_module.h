@@ -29,6 +29,7 @@
  *   _page.c      a document or problem as a page for people
  *   _status_zone.c  the offload_status_zone directive and its answer
  *   _result.c    a job's result
+ *   _lifetime.c  how large results may be, how long they are kept and cached
  *   _filter.c    two corrections of answers on their way out
  *   _answer.c    the JSON of documents, URLs, estimates
  *   _send.c      answers on their way: documents, problems
@@ -173,6 +174,11 @@ typedef struct {
     ngx_msec_t                  heartbeat;  /* of event streams */
     size_t                      body_buffer;
     ngx_uint_t                  body_buffer_default;
+    time_t                      result_ttl; /* 0: the zone's */
+    off_t                       max_result; /* 0: any size */
+    ngx_uint_t                  truncate;   /* one that is larger */
+    ngx_http_complex_value_t   *cache_control;  /* of results; NULL: by
+                                                   default */
 
     ngx_http_offload_entrance_t  *entrance; /* of this server and zone */
     uint32_t                    hash;       /* of the location's name */
@@ -542,6 +548,16 @@ ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
 ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job);
 
+/* _lifetime.c */
+extern ngx_http_complex_value_t  ngx_http_offload_cache_control_off;
+char *ngx_http_offload_max_result(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_offload_cache_control(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_offload_ttl_check(ngx_conf_t *cf, void *post, void *data);
+ngx_int_t ngx_http_offload_result_cached(ngx_http_request_t *r,
+    ngx_uint_t own);
+
 /* _status.c */
 ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc);
 ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);
@@ -578,6 +594,8 @@ ngx_int_t ngx_http_offload_send(ngx_http_request_t *r, ngx_uint_t status,
 ngx_int_t ngx_http_offload_send_problem(ngx_http_request_t *r,
     const ngx_http_offload_problem_t *problem);
 ngx_int_t ngx_http_offload_send_not_allowed(ngx_http_request_t *r,
+    const char *allow);
+ngx_int_t ngx_http_offload_send_options(ngx_http_request_t *r,
     const char *allow);
 ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
     const ngx_http_offload_problem_t *problem);

@@ -139,23 +139,44 @@ ngx_http_offload_send_problem(ngx_http_request_t *r,
 }
 
 
-/* RFC 9110, 15.5.6 */
-
-ngx_int_t
-ngx_http_offload_send_not_allowed(ngx_http_request_t *r, const char *allow)
+static ngx_int_t
+ngx_http_offload_allow(ngx_http_request_t *r, const char *allow)
 {
     ngx_str_t  value;
 
     value.data = (u_char *) allow;
     value.len = ngx_strlen(allow);
 
-    if (ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
-        == NULL)
-    {
+    return ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
+           == NULL ? NGX_ERROR : NGX_OK;
+}
+
+
+/* RFC 9110, 15.5.6 */
+
+ngx_int_t
+ngx_http_offload_send_not_allowed(ngx_http_request_t *r, const char *allow)
+{
+    if (ngx_http_offload_allow(r, allow) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed);
+}
+
+
+/* RFC 9110, 9.3.7 */
+
+ngx_int_t
+ngx_http_offload_send_options(ngx_http_request_t *r, const char *allow)
+{
+    if (ngx_http_offload_allow(r, allow) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.status = NGX_HTTP_NO_CONTENT;
+
+    return ngx_http_send_header(r);
 }
 
 

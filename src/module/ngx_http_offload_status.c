@@ -2,7 +2,7 @@
 /*
  * The status location: GET <prefix><id> is the job's document (its events, a
  * page: what is accepted), GET <prefix><id>/result the backend's answer,
- * DELETE <prefix><id> cancels.  Runs in worker processes and only reads; a
+ * DELETE <prefix><id> cancels, OPTIONS says so.  Runs in worker processes and only reads; a
  * long poll parks the request, which is gone with the process.
  */
 
@@ -16,6 +16,13 @@ static ngx_int_t ngx_http_offload_long_poll(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);
 static void ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
     ngx_http_offload_job_t *job, ngx_int_t result);
+
+
+/* of a job's URL, of its result's */
+
+static const char  *ngx_http_offload_allow[] = {
+    "GET, HEAD, DELETE, OPTIONS", "GET, HEAD, OPTIONS"
+};
 
 
 static const ngx_http_offload_problem_t  ngx_http_offload_no_url = {
@@ -67,17 +74,24 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
         return ngx_http_offload_send_problem(r, &ngx_http_offload_no_url);
     }
 
-    rc = ngx_http_offload_find(r, olcf->status, id, &job);
+    /* the same for all ids: it says nothing about the job */
 
-    if (rc != NGX_OK) {
-        return ngx_http_offload_missing(r, rc);
+    if (r->method == NGX_HTTP_OPTIONS) {
+        return ngx_http_offload_send_options(r,
+                                             ngx_http_offload_allow[result]);
     }
 
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
         && (r->method != NGX_HTTP_DELETE || result))
     {
-        return ngx_http_offload_send_not_allowed(r, result ? "GET, HEAD"
-                                                  : "GET, HEAD, DELETE");
+        return ngx_http_offload_send_not_allowed(r,
+                                             ngx_http_offload_allow[result]);
+    }
+
+    rc = ngx_http_offload_find(r, olcf->status, id, &job);
+
+    if (rc != NGX_OK) {
+        return ngx_http_offload_missing(r, rc);
     }
 
     if (job.state == STORE_EXPIRED) {
