@@ -13,10 +13,6 @@
 #define NGX_HTTP_OFFLOAD_TTL_MAX    (100 * 366 * 24 * 60 * 60LL)
 
 
-static void ngx_http_offload_drop_header(ngx_http_request_t *r,
-    const char *name, size_t len);
-
-
 ngx_http_complex_value_t  ngx_http_offload_cache_control_off;   /* a mark */
 
 
@@ -156,36 +152,4 @@ ngx_http_offload_result_cached(ngx_http_request_t *r, ngx_uint_t own)
     return ngx_http_offload_add_header(r, "Cache-Control",
                                        sizeof("Cache-Control") - 1, &value)
            == NULL ? NGX_ERROR : NGX_OK;
-}
-
-
-static void
-ngx_http_offload_drop_header(ngx_http_request_t *r, const char *name,
-    size_t len)
-{
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
-
-    part = &r->headers_out.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == len
-            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
-        {
-            h[i].hash = 0;
-        }
-    }
 }

@@ -601,6 +601,8 @@ ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
     const ngx_http_offload_problem_t *problem);
 ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
     const char *name, size_t len, ngx_str_t *value);
+void ngx_http_offload_drop_header(ngx_http_request_t *r, const char *name,
+    size_t len);
 ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
     ngx_uint_t seconds);
 

@@ -203,6 +203,40 @@ ngx_http_offload_add_header(ngx_http_request_t *r, const char *name,
 }
 
 
+/* All of that name, in any case. */
+
+void
+ngx_http_offload_drop_header(ngx_http_request_t *r, const char *name,
+    size_t len)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_out.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == len
+            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
+        {
+            h[i].hash = 0;
+        }
+    }
+}
+
+
 /* RFC 9110, 10.2.3; whole seconds, which every client understands. */
 
 ngx_int_t

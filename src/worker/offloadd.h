@@ -369,6 +369,7 @@ struct result {
     uint8_t      complete;                      /* headers are */
     uint8_t      refused;                       /* by the module itself */
     uint8_t      too_large;                     /* its headers */
+    uint8_t      added;                         /* these are nginx's own */
     uint8_t      finished;                      /* the blob stays */
     uint8_t      bodiless;                      /* its length is of no body */
     uint8_t      truncate;                      /* keep max bytes, */

@@ -4,8 +4,9 @@
  * which the row names once the answer is complete.  Loop thread.  A kill
  * leaves a blob no row names; the sweep removes it.
  *
- * Kept are end-to-end headers only.  nginx adds Date, Server and
- * Content-Length of its own when it serves the result.
+ * Kept are end-to-end headers only, and what add_header and the like append
+ * is not, but for a word on the content: nginx adds that anew, as it does
+ * Date, Server and Content-Length, where it serves the result.
  */
 
 #include "offloadd.h"
@@ -146,8 +147,7 @@ result_too_long(struct result *r)
     for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
         p = (const char *) r->raw.data + i;
 
-        if (r->status == 503
-            && strncasecmp(p, "Offload-Replay:", 15) == 0)
+        if (r->status == 503 && strcasecmp(p, "Offload-Replay: refused") == 0)
         {
             r->max = 0;
             return 0;
@@ -424,13 +424,14 @@ result_keep(struct result *r, const char *line)
     len = (size_t) (value++ - line);
     value += strspn(value, " \t");
 
-    if (len == 14 && strncasecmp(line, "Offload-Replay", len) == 0
-        && strcmp(value, "refused") == 0)
-    {
-        r->refused = 1;
+    if (len == 14 && strncasecmp(line, "Offload-Replay", len) == 0) {
+        r->refused |= strcmp(value, "refused") == 0;
+        r->added |= strcmp(value, "added") == 0;
     }
 
-    if (result_is_dropped(r, line, len)) {
+    if (result_is_dropped(r, line, len)
+        || (r->added && strncasecmp(line, "Content-", 8) != 0))
+    {
         return 0;
     }
 
@@ -459,6 +460,7 @@ result_finish(struct result *r, uint32_t status)
     const char  *p;
 
     r->headers.len = 0;
+    r->added = 0;
 
     for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
         p = (const char *) r->raw.data + i;

@@ -145,6 +145,16 @@ test_refused(void)
     (void) line("");
     (void) kept(200);
     ok(!r.refused, "but only as a 503");
+
+    begin();
+    (void) line("HTTP/1.1 200 OK");
+    (void) line("X-Own: 1");
+    (void) line("Offload-Replay: added");
+    (void) line("X-Added: 1");
+    (void) line("Content-Encoding: gzip");
+    (void) line("");
+    ok(strcmp(kept(200), "X-Own: 1|Content-Encoding: gzip|") == 0,
+       "what nginx adds is not the backend's");
 }
 
 
