@@ -2,8 +2,8 @@
 /*
  * The status location: GET <prefix><id> is the job's document (its events, a
  * page: what is accepted), GET <prefix><id>/result the backend's answer,
- * DELETE <prefix><id> cancels, OPTIONS says so.  Runs in worker processes and only reads; a
- * long poll parks the request, which is gone with the process.
+ * DELETE <prefix><id> cancels, OPTIONS says so.  Runs in worker processes and
+ * only reads; a long poll parks the request, which is gone with the process.
  */
 
 

@@ -7,8 +7,9 @@
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
- * five; a timeout and any answer are final, one that is too large as well.  A job with at-most-once delivery
- * is lost as soon as something was sent and there is no answer.
+ * five; a timeout and any answer are final, one that is too large as well.  A
+ * job with at-most-once delivery is lost as soon as something was sent and
+ * there is no answer.
  *
  * Killed in between, the row is RUNNING and recovery queues the job again, or
  * says that it is lost.
