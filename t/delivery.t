@@ -146,7 +146,7 @@ is $doc->{error}{code}, 'lost', 'an answer cut in two is none';
 is $doc->{attempts}, 1, 'and not asked for again';
 
 $doc = $n->settled($n->submit(POST => '/bad?status=500'));
-is $doc->{error}{code}, 'backend-status', 'a bad answer is one';
+is $doc->{error}{code}, 'backend_status', 'a bad answer is one';
 
 my $http = $n->{http};
 

@@ -179,7 +179,7 @@ my $nasty = 'text/<img/src=x:/onerror=alert(1)>';
     body => 'x');
 $w->open($root . $job->{path});
 ok $w->wait_text('#state', qr/^failed$/i), 'failed';
-like $w->text('main'), qr/Error\s+backend-status/, 'with the reason';
+like $w->text('main'), qr/Error\s+backend_status/, 'with the reason';
 $r = $n->get($job->{path}, @html);
 unlike $r->{body}, qr/<img/, 'a backend can not put HTML into it';
 is $w->js('return document.images.length'), 0, 'nor into what is shown';

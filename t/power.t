@@ -114,7 +114,7 @@ for my $round (1 .. 5) {
     my $doc = $n->settled($job);
 
     is $disk->hits($rule), 1, 'the sync of a result fails';
-    is $doc->{error}{code}, 'result-not-stored', 'the job says so';
+    is $doc->{error}{code}, 'result_not_stored', 'the job says so';
 
     my $next = $n->submit(POST => '/kept?size=200000', body => 'x');
 
@@ -122,7 +122,7 @@ for my $round (1 .. 5) {
     kill_all($n);
     $disk->cut;
     start_anew($n);
-    is $n->status($job)->{error}{code}, 'result-not-stored',
+    is $n->status($job)->{error}{code}, 'result_not_stored',
         'after a power cut it says the same';
     is length $n->result($next)->{body}, 200_000, 'and that one is there';
     $n->finish;

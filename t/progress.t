@@ -262,13 +262,14 @@ Offload::problem(Report::progress($n, { %$at, path => '/jobs/x' },
 for my $method (qw(POST PUT)) {
     $r = $n->request($method => $job->{path}, body => 'x');
     Offload::problem($r, 405, "$method of a job: 405");
-    is $r->{h}{allow}, 'GET, HEAD, PATCH, DELETE', '.. and what is allowed';
+    is $r->{h}{allow}, 'GET, HEAD, PATCH, DELETE, OPTIONS',
+        '.. and what is allowed';
 }
 
 for my $method (qw(PATCH POST DELETE)) {
     $r = $n->request($method => "$job->{path}/result", body => 'x');
     Offload::problem($r, 405, "$method of a result: 405");
-    is $r->{h}{allow}, 'GET, HEAD, PUT', '.. and what is allowed';
+    is $r->{h}{allow}, 'GET, HEAD, PUT, OPTIONS', '.. and what is allowed';
 }
 
 

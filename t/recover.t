@@ -218,7 +218,7 @@ my $doc = $n->settled($cut, deadline => 60);
 is $doc->{status}, 'completed', 'nginx\'s 502 is no cut: '
     . ($doc->{error}{code} // 'completed')
     if $doc->{status} eq 'completed';
-ok $doc->{status} eq 'completed' || $doc->{error}{code} eq 'backend-status',
+ok $doc->{status} eq 'completed' || $doc->{error}{code} eq 'backend_status',
     'a backend that hangs up: nginx answers for it, or it is tried again'
     or diag explain $doc;
 
@@ -227,7 +227,7 @@ for my $how ('body', 'head') {
 
     $doc = $n->settled($job, deadline => 90);
     is $doc->{status}, 'failed', "an answer cut in its $how: failed";
-    is $doc->{error}{code}, 'cut-off', 'as cut-off';
+    is $doc->{error}{code}, 'cut_off', 'as cut_off';
     is $doc->{attempts}, 5, 'after five attempts';
     is scalar($back->journal(event => 'request', job => $job->{id})), 5,
         'that the backend saw';

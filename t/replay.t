@@ -112,7 +112,9 @@ for my $host ('second.example', 'www.third.example') {
     ($seen, undef, undef, my $r) =
         $n->echoed('POST', '/x', host => $host, body => 'x');
     is $seen->{h}{'x-host'}, $host, "$host: \$host";
-    is $r->{h}{'x-from'}, 'second', "$host: the server that accepted it";
+    is $seen->{h}{'x-server'}, 'second.example',
+        "$host: the server that accepted it";
+    is $r->{h}{'x-from'}, undef, "$host: what it adds is not the backend's";
 }
 
 ($seen) = $n->echoed('POST', '/re/a/b?c', host => 'second.example',

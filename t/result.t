@@ -9,6 +9,7 @@ use lib "$FindBin::Bin/lib";
 
 use Digest::SHA qw(sha256_hex);
 use IO::Uncompress::Gunzip ();
+use JSON::PP ();
 use Offload;
 use Test::More;
 
@@ -22,6 +23,26 @@ server {
         proxy_http_version 1.1;
     }
     location /static/ { offload jobs; alias %%PREFIX%%/static/; }
+    location /max/ {
+        offload jobs;
+        offload_max_result 80k;
+        proxy_pass http://%%BACKEND%%;
+        location /max/any/ {
+            offload jobs;
+            offload_max_result 0;
+            proxy_pass http://%%BACKEND%%;
+        }
+        location /max/cut/ {
+            offload jobs;
+            offload_max_result 80k truncate;
+            proxy_pass http://%%BACKEND%%;
+        }
+        location /max/cut/short/ {
+            offload jobs;
+            offload_max_result 1000 truncate;
+            proxy_pass http://%%BACKEND%%;
+        }
+    }
     location /jobs/ { offload_status jobs; }
 }
 EOT
@@ -157,6 +178,94 @@ is $r->{h}{'content-type'}, 'text/plain', 'with the type nginx gave it';
 ($r, $doc) = $n->through(GET => '/static/none');
 is $r->{status}, 404, 'nginx\'s own 404 is a result';
 is $doc->{status}, 'failed', 'of a failed job';
+
+
+# offload_max_result: up to that it is as ever
+
+my $said = join '&', 'h=ETag:%22a%22', 'h=Content-MD5:x', 'h=Digest:x',
+    'h=Repr-Digest:x', 'h=Content-Digest:x', 'h=Accept-Ranges:bytes',
+    'h=X-Other:1';
+
+for my $how ('', '&chunked=1') {
+    for my $uri ("/max/x?size=81920$how", "/max/any/x?size=90000$how",
+                 "/max/cut/x?size=81920$how&$said",
+                 "/max/cut/short/x?size=1000$how&$said")
+    {
+        my ($size) = $uri =~ /size=(\d+)/;
+
+        ($r, $doc) = $n->through(POST => $uri, body => 'x');
+        is sha256_hex($r->{body}), Backend::content_sha($size),
+            "$uri: whole";
+        is $doc->{response}{truncated}, undef, '.. and not said to be cut';
+        is $r->{h}{'accept-ranges'}, 'bytes', '.. with ranges';
+        is $r->{h}{etag}, '"a"', '.. and its ETag' if $uri =~ /ETag/;
+    }
+}
+
+# more is refused, once and for all, and as soon as it is known
+
+for my $uri ('/max/x?size=81921', '/max/x?size=81921&chunked=1',
+             '/max/x?size=30000000', '/max/x?size=30000000&chunked=1',
+             '/max/x?size=30000000&status=500')
+{
+    $job = $n->submit(POST => $uri, body => 'x');
+    $doc = $n->settled($job);
+    is "$doc->{status} $doc->{error}{code}", 'failed result_too_large',
+        "$uri: too large";
+    like $doc->{error}{message}, qr/larger than 81920 bytes/, '.. it says';
+    is $doc->{attempts}, 1, '.. by one attempt';
+    ok !exists $doc->{response}, '.. without an answer';
+    Offload::problem($n->result($job), 404, '.. and no result');
+}
+
+# a replay's line has what nginx sent before the connection was closed
+my @sent;
+
+ok Offload::wait_until(10, sub {
+    @sent = Offload::read_file("$n->{prefix}/access.log")
+            =~ m{"POST /max/x\?size=30000000\S* HTTP/1.1" [25]00 (\d+)}g;
+    @sent == 3 }), 'each was attempted once';
+is_deeply [ grep { $_ >= 30_000_000 } @sent ], [],
+    'and nobody waited for 30 MB';
+is_deeply [ grep { !-s } glob "$n->{zone_dir}/store/blobs/*" ], [],
+    'nothing is left of them';
+
+# or the first bytes are kept, and nothing is said of the whole
+
+for my $short ('', 'short/') {
+    for my $how ('', '&chunked=1') {
+        my $size = $short ? 1000 : 81920;
+        my $uri = "/max/cut/${short}x?size=2000000$how&$said&status=201";
+
+        ($r, $doc, $job) = $n->through(POST => $uri, body => 'x');
+        is "$r->{status} $doc->{status}", '201 completed', "$uri: is cut";
+        ok $r->{body} eq Backend::content($size), '.. to its first bytes';
+        is $r->{h}{'content-length'}, $size, '.. with the length of these';
+        is $r->{h}{'offload-truncated'}, 1, '.. Offload-Truncated';
+        is_deeply $doc->{response}, { status => 201, length => $size,
+            content_type => 'text/plain', truncated => JSON::PP::true },
+            '.. as the document says';
+        is_deeply [ grep { exists $r->{h}{$_} }
+                    qw(etag content-md5 digest repr-digest content-digest
+                       accept-ranges) ], [], '.. nothing of the whole';
+        is $r->{h}{'x-other'}, 1, '.. the rest is as it was';
+    }
+}
+
+(undef, undef, $job) = $n->through(POST => '/max/cut/x?size=2000000',
+                                   body => 'x');
+$r = $n->get("$job->{path}/result", headers => [ Range => 'bytes=0-1' ]);
+is "$r->{status} $r->{h}{'content-length'}", '200 81920', 'no ranges of it';
+ok !exists $r->{h}{'accept-ranges'}, '.. which it says';
+is $n->request(POST => '/max/cut/x?size=2000000', body => 'x',
+               headers => [ Prefer => 'wait=30' ])->{h}{'offload-truncated'},
+    1, 'who waits for it is told, too';
+($r) = $n->through(HEAD => '/max/x?size=90000');
+is $r->{status}, 200, 'a HEAD has no body that could be too large';
+($r, $doc) = $n->through(POST => '/max/cut/x?size=2000000&cut=1&close=body',
+                         body => 'x');
+is "$doc->{status} $doc->{attempts}", 'completed 1',
+    'cut off behind what is kept: not missed';
 
 
 # two readers of a large one, one of them gone half-way

@@ -17,8 +17,8 @@ const char  *ngx_http_offload_states[] = {
 };
 
 const char  *ngx_http_offload_errors[STORE_ERRORS] = {
-    "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored", "request-lost"
+    "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
+    "result_not_stored", "request_lost", "result_too_large"
 };
 
 
@@ -34,7 +34,7 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
 {
     u_char      *p;
     uint64_t     estimate;
-    ngx_str_t    url, value;
+    ngx_str_t    url, link, value;
     ngx_uint_t   retry;
 
     if (ngx_http_offload_job_url(r, r->pool, prefix, id, &url) != NGX_OK) {
@@ -43,9 +43,22 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
 
     estimate = ngx_http_offload_estimate(rt->conf, job, &retry);
 
+    /* RFC 8288, 3; the relation is RFC 5989's */
+
+    link.data = ngx_pnalloc(r->pool, url.len
+                                     + sizeof("<>; rel=\"monitor\"") - 1);
+    if (link.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    link.len = ngx_sprintf(link.data, "<%V>; rel=\"monitor\"", &url)
+               - link.data;
+
     ngx_str_set(&value, "no-store");
 
     if (ngx_http_offload_location(r, &url) != NGX_OK
+        || ngx_http_offload_add_header(r, "Link", sizeof("Link") - 1, &link)
+           == NULL
         || ngx_http_offload_add_header(r, "Cache-Control",
                                        sizeof("Cache-Control") - 1, &value)
             == NULL
@@ -207,7 +220,13 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
             p = ngx_http_offload_string(p, "content_type", &job->type);
         }
 
-        p = ngx_sprintf(p, ",\"length\":%uL}", job->result_size);
+        p = ngx_sprintf(p, ",\"length\":%uL", job->result_size);
+
+        if (job->flags & STORE_TRUNCATED) {
+            p = ngx_http_offload_put(p, ",\"truncated\":true");
+        }
+
+        *p++ = '}';
     }
 
     if (job->error) {

@@ -13,6 +13,16 @@
 ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job);
 
+/* _lifetime.c */
+extern ngx_http_complex_value_t  ngx_http_offload_cache_control_off;
+char *ngx_http_offload_max_result(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_offload_cache_control(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_offload_ttl_check(ngx_conf_t *cf, void *post, void *data);
+ngx_int_t ngx_http_offload_result_cached(ngx_http_request_t *r,
+    ngx_uint_t own);
+
 /* _status.c */
 ngx_int_t ngx_http_offload_missing(ngx_http_request_t *r, ngx_int_t rc);
 ngx_int_t ngx_http_offload_status_handler(ngx_http_request_t *r);

@@ -112,6 +112,10 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
     olcf->wait_max = NGX_CONF_UNSET_MSEC;
     olcf->heartbeat = NGX_CONF_UNSET_MSEC;
     olcf->body_buffer = NGX_CONF_UNSET_SIZE;
+    olcf->result_ttl = NGX_CONF_UNSET;
+    olcf->max_result = NGX_CONF_UNSET;
+    olcf->truncate = NGX_CONF_UNSET_UINT;
+    olcf->cache_control = NGX_CONF_UNSET_PTR;
 
     return olcf;
 }
@@ -149,6 +153,10 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_msec_value(conf->wait, prev->wait, 0);
     ngx_conf_merge_msec_value(conf->wait_max, prev->wait_max, 60000);
     ngx_conf_merge_msec_value(conf->heartbeat, prev->heartbeat, 15000);
+    ngx_conf_merge_value(conf->result_ttl, prev->result_ttl, 0);
+    ngx_conf_merge_off_value(conf->max_result, prev->max_result, 0);
+    ngx_conf_merge_uint_value(conf->truncate, prev->truncate, 0);
+    ngx_conf_merge_ptr_value(conf->cache_control, prev->cache_control, NULL);
 
     if (conf->body_buffer == NGX_CONF_UNSET_SIZE
         && prev->body_buffer == NGX_CONF_UNSET_SIZE)

@@ -7,7 +7,9 @@
  *   the 500 of a body that could not be written to its file, as a 507;
  *
  *   Offload-Replay is a word between this module and offloadd: a backend
- *   does not get to say it.
+ *   does not get to say it.  On a replay it marks where the headers of the
+ *   answer end, and what add_header and the like append begins: that belongs
+ *   to the location a client gets its answer from.
  */
 
 
@@ -17,7 +19,7 @@
 static ngx_int_t ngx_http_offload_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_offload_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
-static void ngx_http_offload_drop_replay(ngx_http_request_t *r);
+static ngx_int_t ngx_http_offload_mark_replay(ngx_http_request_t *r);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -59,11 +61,11 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_offload_module);
 
-    if (r->upstream && r == r->main) {
+    if (r == r->main) {
         ctx = ngx_http_offload_get_ctx(r);
 
-        if (ctx && ctx->replay) {
-            ngx_http_offload_drop_replay(r);
+        if (ctx && ctx->replay && ngx_http_offload_mark_replay(r) != NGX_OK) {
+            return NGX_ERROR;
         }
     }
 
@@ -115,6 +117,15 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
 
     r->headers_out.status = problem->status;
     ngx_str_null(&r->headers_out.status_line);
+
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_offload_add_header(r, "Cache-Control",
+                                    sizeof("Cache-Control") - 1, &value)
+        == NULL)
+    {
+        return NGX_ERROR;
+    }
 
     ngx_str_set(&value, "offload");
 
@@ -174,34 +185,19 @@ ngx_http_offload_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 }
 
 
-static void
-ngx_http_offload_drop_replay(ngx_http_request_t *r)
+static ngx_int_t
+ngx_http_offload_mark_replay(ngx_http_request_t *r)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_str_t  value;
 
-    part = &r->headers_out.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof("Offload-Replay") - 1
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "Offload-Replay",
-                               sizeof("Offload-Replay") - 1)
-               == 0)
-        {
-            h[i].hash = 0;
-        }
+    if (r->upstream) {
+        ngx_http_offload_drop_header(r, "Offload-Replay",
+                                     sizeof("Offload-Replay") - 1);
     }
+
+    ngx_str_set(&value, "added");
+
+    return ngx_http_offload_add_header(r, "Offload-Replay",
+                                       sizeof("Offload-Replay") - 1, &value)
+           == NULL ? NGX_ERROR : NGX_OK;
 }

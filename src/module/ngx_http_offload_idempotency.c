@@ -224,15 +224,17 @@ ngx_int_t
 ngx_http_offload_idempotency_check(ngx_conf_t *cf,
     ngx_http_offload_location_t *location)
 {
+    time_t                           ttl;
     ngx_http_core_loc_conf_t        *clcf;
     ngx_http_offload_loc_conf_t     *olcf;
     ngx_http_offload_idempotency_t  *idempotency;
 
     olcf = location->olcf;
     idempotency = olcf->idempotency;
+    ttl = olcf->result_ttl ? olcf->result_ttl : olcf->zone->ttl;
 
     if (idempotency == NULL || idempotency->ttl == 0
-        || idempotency->ttl >= olcf->zone->ttl)
+        || idempotency->ttl >= ttl)
     {
         return NGX_OK;
     }
@@ -241,10 +243,13 @@ ngx_http_offload_idempotency_check(ngx_conf_t *cf,
 
     ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                   "\"ttl=%T\" of \"offload_idempotency\" in location \"%V\" "
-                  "of the server in %s:%ui is shorter than \"ttl=%T\" of zone "
+                  "of the server in %s:%ui is shorter than \"%s%T\" of %s "
                   "\"%V\": a key must live as long as its job",
                   idempotency->ttl, &clcf->name, location->cscf->file_name,
-                  location->cscf->line, olcf->zone->ttl, &olcf->zone->name);
+                  location->cscf->line,
+                  olcf->result_ttl ? "offload_result_ttl " : "ttl=", ttl,
+                  olcf->result_ttl ? "location" : "zone",
+                  olcf->result_ttl ? &clcf->name : &olcf->zone->name);
 
     return NGX_ERROR;
 }

@@ -3,6 +3,7 @@
  * ngx_http_offload_module: what its files share.
  *
  *   _module.c    directives, variables, registration
+ *   _directives.c  directives that are more than a value
  *   _conf.c      configurations: created, merged, put to work
  *   _zone.c      the offload_zone directive
  *   _zones.c     zones on a (re)load: adopt, refuse or create the file
@@ -32,6 +33,7 @@
  *   _page.c      a document or problem as a page for people
  *   _status_zone.c  the offload_status_zone directive and its answer
  *   _result.c    a job's result
+ *   _lifetime.c  how large results may be, how long they are kept and cached
  *   _filter.c    two corrections of answers on their way out
  *   _answer.c    the JSON of documents, estimates
  *   _dialect.c   the JSON for other pollers: offload_dialect azure
@@ -189,6 +191,11 @@ typedef struct {
     ngx_msec_t                  heartbeat;  /* of event streams */
     size_t                      body_buffer;
     ngx_uint_t                  body_buffer_default;
+    time_t                      result_ttl; /* 0: the zone's */
+    off_t                       max_result; /* 0: any size */
+    ngx_uint_t                  truncate;   /* one that is larger */
+    ngx_http_complex_value_t   *cache_control;  /* of results; NULL: by
+                                                   default */
 
     ngx_http_offload_entrance_t  *entrance; /* of this server and zone */
     uint32_t                    hash;       /* of location and server */
@@ -424,6 +431,18 @@ extern ngx_module_t  ngx_http_offload_core_module;
 extern ngx_module_t  ngx_http_offload_module;
 
 
+/* _directives.c */
+char *ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_offload_when(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_offload_keep(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_offload_worker(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_offload_timeout_check(ngx_conf_t *cf, void *post, void *data);
+char *ngx_http_offload_msec_check(ngx_conf_t *cf, void *post, void *data);
+char *ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post, void *data);
+
 /* _conf.c */
 void *ngx_http_offload_create_main_conf(ngx_conf_t *cf);
 void *ngx_http_offload_create_srv_conf(ngx_conf_t *cf);
@@ -577,10 +596,14 @@ ngx_int_t ngx_http_offload_send_problem(ngx_http_request_t *r,
     const ngx_http_offload_problem_t *problem);
 ngx_int_t ngx_http_offload_send_not_allowed(ngx_http_request_t *r,
     const char *allow);
+ngx_int_t ngx_http_offload_send_options(ngx_http_request_t *r,
+    const char *allow);
 ngx_int_t ngx_http_offload_problem_json(ngx_pool_t *pool, ngx_str_t *out,
     const ngx_http_offload_problem_t *problem);
 ngx_table_elt_t *ngx_http_offload_add_header(ngx_http_request_t *r,
     const char *name, size_t len, ngx_str_t *value);
+void ngx_http_offload_drop_header(ngx_http_request_t *r, const char *name,
+    size_t len);
 ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
     ngx_uint_t seconds);
 

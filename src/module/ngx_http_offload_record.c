@@ -103,6 +103,13 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
         fixed->flags |= ZONE_REQUEST_AT_MOST_ONCE;
     }
 
+    fixed->result_ttl_s = (uint32_t) olcf->result_ttl;
+    fixed->result_max = (uint64_t) olcf->max_result;
+
+    if (olcf->truncate) {
+        fixed->flags |= ZONE_REQUEST_TRUNCATE;
+    }
+
     ctx = ngx_http_offload_get_ctx(r);
 
     record->key = ctx->key ? &ctx->key->digest : NULL;

@@ -9,7 +9,7 @@
 
 
 static ngx_int_t ngx_http_offload_result_headers(ngx_http_request_t *r,
-    ngx_http_offload_result_t *result);
+    ngx_http_offload_job_t *job, ngx_http_offload_result_t *result);
 static ngx_int_t ngx_http_offload_result_header(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_offload_result_file(ngx_http_request_t *r,
@@ -87,7 +87,7 @@ ngx_http_offload_send_result(ngx_http_request_t *r,
     b->last_buf = 1;
     b->last_in_chain = 1;
 
-    if (ngx_http_offload_result_headers(r, &result) != NGX_OK) {
+    if (ngx_http_offload_result_headers(r, job, &result) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -108,11 +108,11 @@ ngx_http_offload_send_result(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_offload_result_headers(ngx_http_request_t *r,
-    ngx_http_offload_result_t *result)
+    ngx_http_offload_job_t *job, ngx_http_offload_result_t *result)
 {
     u_char                       *p, *last, *end, *colon;
     ngx_str_t                     name, value;
-    ngx_uint_t                    policy;
+    ngx_uint_t                    cached, policy;
     ngx_http_offload_loc_conf_t  *olcf;
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
@@ -121,7 +121,11 @@ ngx_http_offload_result_headers(ngx_http_request_t *r,
     r->headers_out.status = result->status;
     r->headers_out.content_length_n = result->size;
 
-    r->allow_ranges = result->status == NGX_HTTP_OK;
+    /* at its own URL alone it is a resource */
+
+    r->allow_ranges = result->status == NGX_HTTP_OK && olcf->status
+                      && !(job->flags & STORE_TRUNCATED);
+    cached = 0;
 
     p = result->headers.data;
     last = p + result->headers.len;
@@ -148,6 +152,14 @@ ngx_http_offload_result_headers(ngx_http_request_t *r,
 
             value.len = end - value.data;
 
+            if (name.len == sizeof("Cache-Control") - 1
+                && ngx_strncasecmp(name.data, (u_char *) "Cache-Control",
+                                   name.len)
+                   == 0)
+            {
+                cached = 1;
+            }
+
             if (ngx_http_offload_result_header(r, &name, &value) != NGX_OK) {
                 return NGX_ERROR;
             }
@@ -172,6 +184,22 @@ ngx_http_offload_result_headers(ngx_http_request_t *r,
 
         if (ngx_http_offload_add_header(r, "Referrer-Policy",
                                         sizeof("Referrer-Policy") - 1, &value)
+            == NULL)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    if (olcf->status && ngx_http_offload_result_cached(r, cached) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (job->flags & STORE_TRUNCATED) {
+        ngx_str_set(&value, "1");
+
+        if (ngx_http_offload_add_header(r, "Offload-Truncated",
+                                        sizeof("Offload-Truncated") - 1,
+                                        &value)
             == NULL)
         {
             return NGX_ERROR;

@@ -139,23 +139,44 @@ ngx_http_offload_send_problem(ngx_http_request_t *r,
 }
 
 
-/* RFC 9110, 15.5.6 */
-
-ngx_int_t
-ngx_http_offload_send_not_allowed(ngx_http_request_t *r, const char *allow)
+static ngx_int_t
+ngx_http_offload_allow(ngx_http_request_t *r, const char *allow)
 {
     ngx_str_t  value;
 
     value.data = (u_char *) allow;
     value.len = ngx_strlen(allow);
 
-    if (ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
-        == NULL)
-    {
+    return ngx_http_offload_add_header(r, "Allow", sizeof("Allow") - 1, &value)
+           == NULL ? NGX_ERROR : NGX_OK;
+}
+
+
+/* RFC 9110, 15.5.6 */
+
+ngx_int_t
+ngx_http_offload_send_not_allowed(ngx_http_request_t *r, const char *allow)
+{
+    if (ngx_http_offload_allow(r, allow) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     return ngx_http_offload_send_problem(r, &ngx_http_offload_not_allowed);
+}
+
+
+/* RFC 9110, 9.3.7 */
+
+ngx_int_t
+ngx_http_offload_send_options(ngx_http_request_t *r, const char *allow)
+{
+    if (ngx_http_offload_allow(r, allow) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.status = NGX_HTTP_NO_CONTENT;
+
+    return ngx_http_send_header(r);
 }
 
 
@@ -179,6 +200,40 @@ ngx_http_offload_add_header(ngx_http_request_t *r, const char *name,
 #endif
 
     return h;
+}
+
+
+/* All of that name, in any case. */
+
+void
+ngx_http_offload_drop_header(ngx_http_request_t *r, const char *name,
+    size_t len)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_out.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == len
+            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
+        {
+            h[i].hash = 0;
+        }
+    }
 }
 
 

@@ -2,9 +2,9 @@
 /*
  * The status location: GET <prefix><id> is the job's document (its events, a
  * page: what is accepted), GET <prefix><id>/result the backend's answer,
- * DELETE <prefix><id> cancels; PATCH and PUT are the backend's, see _report.c.
- * Runs in worker processes and only reads; a long poll parks the request,
- * which is gone with the process.
+ * DELETE <prefix><id> cancels, OPTIONS says so; PATCH and PUT are the
+ * backend's, see _report.c.  Runs in worker processes and only reads; a long
+ * poll parks the request, which is gone with the process.
  */
 
 
@@ -22,7 +22,7 @@ static void ngx_http_offload_polled(ngx_http_request_t *r, ngx_int_t rc,
 /* of a job's URL, of its result's */
 
 static const char  *ngx_http_offload_allow[] = {
-    "GET, HEAD, PATCH, DELETE", "GET, HEAD, PUT"
+    "GET, HEAD, PATCH, DELETE, OPTIONS", "GET, HEAD, PUT, OPTIONS"
 };
 
 
@@ -79,10 +79,11 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
         return ngx_http_offload_send_problem(r, &ngx_http_offload_no_url);
     }
 
-    rc = ngx_http_offload_find(r, olcf->status, id, &job);
+    /* the same for all ids: it says nothing about the job */
 
-    if (rc != NGX_OK) {
-        return ngx_http_offload_missing(r, rc);
+    if (r->method == NGX_HTTP_OPTIONS) {
+        return ngx_http_offload_send_options(r,
+                                             ngx_http_offload_allow[result]);
     }
 
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
@@ -90,6 +91,12 @@ ngx_http_offload_status_handler(ngx_http_request_t *r)
     {
         return ngx_http_offload_send_not_allowed(r,
                                              ngx_http_offload_allow[result]);
+    }
+
+    rc = ngx_http_offload_find(r, olcf->status, id, &job);
+
+    if (rc != NGX_OK) {
+        return ngx_http_offload_missing(r, rc);
     }
 
     if (job.state == STORE_EXPIRED) {

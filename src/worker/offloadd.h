@@ -385,11 +385,19 @@ struct result {
     uint8_t      refused;                       /* by the module itself */
     uint8_t      deferred;                      /* the result is to be put */
     uint8_t      too_large;                     /* its headers */
+    uint8_t      added;                         /* these are nginx's own */
     uint8_t      finished;                      /* the blob stays */
+    uint8_t      bodiless;                      /* its length is of no body */
+    uint8_t      truncate;                      /* keep max bytes, */
+    uint8_t      over;                          /* of an answer with more */
+    uint64_t     max;                           /* 0: any size */
+    uint32_t     status;                        /* of these headers */
     uint32_t     attempt;                       /* whose answer it is */
 };
 
 void result_init(struct result *r);
+/* What may be kept of the answer to this request. */
+void result_limit(struct result *r, const struct zone_request_view *v);
 void result_reset(struct result *r, const char *store, const uint8_t *id);
 void result_free(struct result *r);
 /* One line as received, with its CR LF: 0, or -1: give up. */
@@ -412,6 +420,7 @@ enum replay_outcome {
     REPLAY_CUT_OFF,                             /* sent, no whole answer */
     REPLAY_TIMEOUT,
     REPLAY_NOT_STORED,                          /* the answer */
+    REPLAY_TOO_LARGE,                           /* the answer's body */
     REPLAY_LOST                                 /* the request's body */
 };
 

@@ -9,8 +9,9 @@
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
- * five; a timeout and any answer are final.  A job with at-most-once delivery
- * is lost as soon as something was sent and there is no answer.
+ * five; a timeout and any answer are final, one that is too large as well.  A
+ * job with at-most-once delivery is lost as soon as something was sent and
+ * there is no answer.
  *
  * Killed in between, the row is RUNNING and recovery queues the job again, or
  * says that it is lost.
@@ -261,6 +262,12 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
         attempt_not_stored(d, a);
         break;
 
+    case REPLAY_TOO_LARGE:
+        (void) snprintf(a->message, sizeof(a->message), "the answer is larger "
+                        "than %llu bytes", (unsigned long long) a->result.max);
+        attempt_settle(d, a, STORE_ERROR_TOO_LARGE);
+        break;
+
     default:
         (void) snprintf(a->message, sizeof(a->message), "the request's body "
                         "is lost: its file is gone or of another size");
@@ -443,6 +450,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 
     if (error == STORE_ERROR_NONE || error == STORE_ERROR_BACKEND) {
         op->row.result_size = a->result.size;
+        op->row.flags |= a->result.over ? STORE_TRUNCATED : 0;
         op->row.type_len = (uint16_t) a->result.type_len;
         op->type_text = a->result.type_len
                         ? (const char *) a->result.headers.data
@@ -464,8 +472,8 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 
 
 static const char *const  attempt_errors[STORE_ERRORS] = {
-    "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored", "request-lost"
+    "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
+    "result_not_stored", "request_lost", "result_too_large"
 };
 
 

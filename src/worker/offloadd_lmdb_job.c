@@ -113,6 +113,7 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
     memcpy(in->row.owner, in->view->fixed.owner, ZONE_DIGEST_SIZE);
+    in->row.result_ttl_s = in->view->fixed.result_ttl_s;
 
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;
@@ -349,7 +350,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.http_status = op->row.http_status;
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
-    row.flags |= (uint8_t) ((op->row.flags & STORE_DEFERRED)
+    row.flags |= (uint8_t) ((op->row.flags & (STORE_DEFERRED|STORE_TRUNCATED))
                             | (op->headers ? STORE_HAS_RESULT : 0));
 
     size = sizeof(row);
@@ -538,7 +539,7 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
         c->seq = seq;
         row.state = STORE_CANCELED;
         row.finished_ms = c->now_ms;
-        row.expires_ms = c->now_ms + c->ttl_ms;
+        row.expires_ms = c->now_ms + store_ttl_ms(&row, c->ttl_ms);
         lmdb_bare_row(&row);
 
         return lmdb_finish(m, seq, &row, sizeof(row), e);

@@ -57,7 +57,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
 
     row->error = STORE_ERROR_LOST;
     row->finished_ms = clock_ms();
-    row->expires_ms = row->finished_ms + m->policy->ttl_ms;
+    row->expires_ms = row->finished_ms
+                      + store_ttl_ms(row, m->policy->ttl_ms);
     row->message_len = (uint16_t) n;
 
     return lmdb_finish(m, seq, row, sizeof(*row) + row->message_len, e);

@@ -280,6 +280,8 @@ replay_start(struct offloadd *d, struct attempt *a)
         return -1;
     }
 
+    result_limit(&a->result, &r->view);
+
     if ((r->view.fixed.flags & ZONE_REQUEST_BODY_FILE)
         && replay_body_file(d, a) != 0)
     {
@@ -496,6 +498,14 @@ replay_outcome(struct attempt *a, CURLcode code)
 
     if (a->result.err || a->result.too_large) {
         return REPLAY_NOT_STORED;
+    }
+
+    if (a->result.over) {
+        if (!a->result.truncate) {
+            return REPLAY_TOO_LARGE;
+        }
+
+        code = CURLE_OK;                        /* ended by us, with enough */
     }
 
     if (!r->begun) {

@@ -168,7 +168,8 @@ put_settle(struct store *s, struct drain_item *item,
     op.row.state = STORE_COMPLETED;
     op.row.http_status = view->fixed.http_status;
     op.row.finished_ms = clock_ms();
-    op.row.expires_ms = op.row.finished_ms + atomic_load(&s->ttl_ms);
+    op.row.expires_ms = op.row.finished_ms
+                        + store_ttl_ms(&op.row, atomic_load(&s->ttl_ms));
     op.row.result_size = view->fixed.body_size;
 
     if (view->fixed.http_status >= 400) {

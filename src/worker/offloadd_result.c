@@ -4,14 +4,16 @@
  * which the row names once the answer is complete.  Loop thread.  A kill
  * leaves a blob no row names; the sweep removes it.
  *
- * Kept are end-to-end headers only.  nginx adds Date, Server and
- * Content-Length of its own when it serves the result.
+ * Kept are end-to-end headers only, and what add_header and the like append
+ * is not, but for a word on the content: nginx adds that anew, as it does
+ * Date, Server and Content-Length, where it serves the result.
  */
 
 #include "offloadd.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -27,6 +29,12 @@ static const char *const  result_dropped[] = {
 
 static const char *const  result_dropped_prefix[] = {
     "Proxy-", "Offload-"
+};
+
+/* What would be said of the whole, when there is but its beginning. */
+static const char *const  result_dropped_cut[] = {
+    "Accept-Ranges", "Content-MD5", "Digest", "Content-Digest",
+    "Repr-Digest", "ETag", "Last-Modified"
 };
 
 
@@ -63,6 +71,11 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
     r->deferred = 0;
     r->too_large = 0;
     r->finished = 0;
+    r->bodiless = 0;
+    r->truncate = 0;
+    r->over = 0;
+    r->max = 0;
+    r->status = 0;
 }
 
 
@@ -79,6 +92,79 @@ result_free(struct result *r)
 }
 
 
+void
+result_limit(struct result *r, const struct zone_request_view *v)
+{
+    r->max = v->fixed.result_max;
+    r->truncate = (v->fixed.flags & ZONE_REQUEST_TRUNCATE) != 0;
+    r->bodiless = v->method.len == 4 && memcmp(v->method.data, "HEAD", 4) == 0;
+}
+
+
+/* "HTTP/1.1 200 OK": 0 if it has none. */
+
+static uint32_t
+result_status(const char *line, size_t len)
+{
+    size_t    i;
+    uint32_t  status;
+    const char *p;
+
+    p = memchr(line, ' ', len);
+
+    if (p == NULL || (size_t) (line + len - p) < 4) {
+        return 0;
+    }
+
+    for (i = 1, status = 0; i <= 3; i++) {
+        if (p[i] < '0' || p[i] > '9') {
+            return 0;
+        }
+
+        status = status * 10 + (uint32_t) (p[i] - '0');
+    }
+
+    return status;
+}
+
+
+/*
+ * The header is complete: is more to come than may be kept?  What the module
+ * itself has refused is no answer.
+ */
+
+static int
+result_too_long(struct result *r)
+{
+    size_t       i;
+    const char  *p;
+
+    if (r->max == 0 || r->bodiless || r->status < 200 || r->status == 204
+        || r->status == 304)
+    {
+        return 0;
+    }
+
+    for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
+        p = (const char *) r->raw.data + i;
+
+        if (r->status == 503 && strcasecmp(p, "Offload-Replay: refused") == 0)
+        {
+            r->max = 0;
+            return 0;
+        }
+
+        if (strncasecmp(p, "Content-Length:", 15) == 0
+            && strtoull(p + 15, NULL, 10) > r->max)
+        {
+            r->over = !r->truncate;
+        }
+    }
+
+    return r->over;
+}
+
+
 int
 result_header(struct result *r, const char *line, size_t len)
 {
@@ -88,6 +174,7 @@ result_header(struct result *r, const char *line, size_t len)
 
         r->raw.len = 0;
         r->complete = 0;
+        r->status = result_status(line, len);
         return 0;
     }
 
@@ -101,7 +188,7 @@ result_header(struct result *r, const char *line, size_t len)
 
     if (len == 0) {
         r->complete = 1;
-        return 0;
+        return result_too_long(r) ? -1 : 0;
     }
 
     if (memchr(line, '\0', len) != NULL || line[0] == ':') {
@@ -191,8 +278,8 @@ result_to_file(struct result *r, const char *store, const uint8_t *id)
 }
 
 
-int
-result_body(struct result *r, const char *store, const uint8_t *id,
+static int
+result_keep_body(struct result *r, const char *store, const uint8_t *id,
     const void *p, size_t n)
 {
     if (r->fd == -1 && n > STORE_INLINE_MAX - r->body.len) {
@@ -213,6 +300,30 @@ result_body(struct result *r, const char *store, const uint8_t *id,
     }
 
     return 0;
+}
+
+
+/* 0, or -1: give up, or with `over` and `truncate`: this is enough. */
+
+int
+result_body(struct result *r, const char *store, const uint8_t *id,
+    const void *p, size_t n)
+{
+    if (r->max && n > r->max - r->size) {
+        r->over = 1;
+
+        if (!r->truncate) {
+            return -1;
+        }
+
+        n = (size_t) (r->max - r->size);
+    }
+
+    if (result_keep_body(r, store, id, p, n) != 0) {
+        return -1;
+    }
+
+    return r->over ? -1 : 0;
 }
 
 
@@ -259,16 +370,30 @@ result_connection_names(const struct result *r, const char *name, size_t len)
 
 
 static int
+result_is_one_of(const char *const *names, size_t n, const char *name,
+    size_t len)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        if (strlen(names[i]) == len && strncasecmp(name, names[i], len) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
 result_is_dropped(const struct result *r, const char *name, size_t len)
 {
     size_t  i, n;
 
-    for (i = 0; i < ARRAY_LENGTH(result_dropped); i++) {
-        if (strlen(result_dropped[i]) == len
-            && strncasecmp(name, result_dropped[i], len) == 0)
-        {
-            return 1;
-        }
+    if (result_is_one_of(result_dropped, ARRAY_LENGTH(result_dropped), name,
+                         len))
+    {
+        return 1;
     }
 
     for (i = 0; i < ARRAY_LENGTH(result_dropped_prefix); i++) {
@@ -279,7 +404,10 @@ result_is_dropped(const struct result *r, const char *name, size_t len)
         }
     }
 
-    return result_connection_names(r, name, len);
+    return (r->over && result_is_one_of(result_dropped_cut,
+                                        ARRAY_LENGTH(result_dropped_cut),
+                                        name, len))
+           || result_connection_names(r, name, len);
 }
 
 
@@ -297,10 +425,9 @@ result_keep(struct result *r, const char *line)
     len = (size_t) (value++ - line);
     value += strspn(value, " \t");
 
-    if (len == 14 && strncasecmp(line, "Offload-Replay", len) == 0
-        && strcmp(value, "refused") == 0)
-    {
-        r->refused = 1;
+    if (len == 14 && strncasecmp(line, "Offload-Replay", len) == 0) {
+        r->refused |= strcmp(value, "refused") == 0;
+        r->added |= strcmp(value, "added") == 0;
     }
 
     if (len == 13 && strncasecmp(line, "Offload-Defer", len) == 0
@@ -309,7 +436,9 @@ result_keep(struct result *r, const char *line)
         r->deferred = 1;
     }
 
-    if (result_is_dropped(r, line, len)) {
+    if (result_is_dropped(r, line, len)
+        || (r->added && strncasecmp(line, "Content-", 8) != 0))
+    {
         return 0;
     }
 
@@ -338,6 +467,7 @@ result_finish(struct result *r, uint32_t status)
     const char  *p;
 
     r->headers.len = 0;
+    r->added = 0;
 
     for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
         p = (const char *) r->raw.data + i;

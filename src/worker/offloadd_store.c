@@ -272,7 +272,9 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
             return -1;
         }
 
-        op->row.expires_ms = op->row.finished_ms + atomic_load(&s->ttl_ms);
+        op->row.expires_ms = op->row.finished_ms
+                             + store_ttl_ms(&op->row,
+                                            atomic_load(&s->ttl_ms));
         rc = s->engine->settle(s->self, op, e);
         break;
 

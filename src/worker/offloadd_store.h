@@ -35,8 +35,8 @@ struct store_op {
     /*
      * The job's row.  START fills it in as it is from then on; SETTLE takes
      * state, error, strikes, http_status, finished_ms, result_size and the
-     * flag DEFERRED from it, REQUEUE strikes and not_before_ms, DEFER
-     * not_before_ms; attempts is the lease of all three.
+     * flags DEFERRED and TRUNCATED from it, REQUEUE strikes and not_before_ms,
+     * DEFER not_before_ms; attempts is the lease of all three.
      */
     struct store_job         row;
     struct buf               request;           /* START: its copy */

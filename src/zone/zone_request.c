@@ -14,7 +14,7 @@
 
 #define ZONE_REQUEST_FLAGS     (ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY \
                                |ZONE_REQUEST_AT_MOST_ONCE                     \
-                               |ZONE_REQUEST_KEYED)
+                               |ZONE_REQUEST_KEYED|ZONE_REQUEST_TRUNCATE)
 #define ZONE_REQUEST_ENTRANCE  16
 
 
@@ -204,6 +204,10 @@ zone_request_fixed(const struct zone_request *r, size_t n)
 
     if (r->timeout_s == 0) {
         return "the request's timeout is 0";
+    }
+
+    if ((r->flags & ZONE_REQUEST_TRUNCATE) && r->result_max == 0) {
+        return "the request's result is to be cut at no size";
     }
 
     strings = zone_request_strings(r);          /* < 2^34: no overflow */

@@ -25,6 +25,8 @@
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
 #define ZONE_REQUEST_AT_MOST_ONCE 0x0004    /* an attempt begun is the last */
 #define ZONE_REQUEST_KEYED        0x0008    /* a job for its key's first */
+#define ZONE_REQUEST_TRUNCATE     0x0010    /* a result over result_max is cut,
+                                               not refused */
 
 struct zone_request {
     uint16_t  layout;
@@ -44,12 +46,14 @@ struct zone_request {
     uint32_t  headers_len;
     uint8_t   owner[ZONE_DIGEST_SIZE];      /* whose job it is; zero: nobody's,
                                                its id is the key to it */
-    uint32_t  spare2;
+    uint32_t  result_ttl_s;                 /* once settled; 0: the zone's */
+    uint64_t  result_max;                   /* of its body; 0: any size */
 };
 
-_Static_assert(sizeof(struct zone_request) == 64, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 72, "zone_request");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
 _Static_assert(offsetof(struct zone_request, owner) == 40, "owner");
+_Static_assert(offsetof(struct zone_request, result_max) == 64, "result_max");
 
 /*
  * An idempotency key: requests with the same one are the same job.  Digests

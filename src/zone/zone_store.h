@@ -69,13 +69,14 @@ enum store_state {
 /* Why a job has no good answer; shown as error.code. */
 enum store_error {
     STORE_ERROR_NONE = 0,
-    STORE_ERROR_BACKEND,                        /* "backend-status" */
+    STORE_ERROR_BACKEND,                        /* "backend_status" */
     STORE_ERROR_TIMEOUT,                        /* "timeout" */
-    STORE_ERROR_CUT_OFF,                        /* "cut-off" */
+    STORE_ERROR_CUT_OFF,                        /* "cut_off" */
     STORE_ERROR_UNREACHABLE,                    /* "unreachable" */
     STORE_ERROR_LOST,                           /* "lost": at most once */
-    STORE_ERROR_RESULT,                         /* "result-not-stored" */
-    STORE_ERROR_REQUEST,                        /* "request-lost" */
+    STORE_ERROR_RESULT,                         /* "result_not_stored" */
+    STORE_ERROR_REQUEST,                        /* "request_lost" */
+    STORE_ERROR_TOO_LARGE,                      /* "result_too_large" */
     STORE_ERRORS
 };
 
@@ -84,6 +85,8 @@ enum store_error {
 #define STORE_AT_MOST_ONCE    0x04              /* see zone_request.h */
 #define STORE_DEFERRED        0x08              /* RUNNING: its result is to be
                                                    put; settled: it was */
+#define STORE_TRUNCATED       0x10              /* the result has the first
+                                                   bytes of the answer */
 
 struct store_job {
     uint16_t  layout;
@@ -113,7 +116,7 @@ struct store_job {
                                                     the two before */
     uint16_t  spare;
     uint8_t   owner[ZONE_DIGEST_SIZE];          /* see zone_request.h */
-    uint32_t  spare2;
+    uint32_t  result_ttl_s;                     /* 0: the zone's ttl */
     uint8_t   token[ZONE_TOKEN_SIZE];           /* of this attempt */
 };
 
@@ -121,6 +124,14 @@ _Static_assert(sizeof(struct store_job) == 144, "store_job");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 _Static_assert(offsetof(struct store_job, owner) == 104, "owner");
+
+/* How long the job is kept once it is settled. */
+
+static inline uint64_t
+store_ttl_ms(const struct store_job *row, uint64_t zone_ttl_ms)
+{
+    return row->result_ttl_s ? row->result_ttl_s * 1000ull : zone_ttl_ms;
+}
 
 #define STORE_TYPE_MAX        256               /* longer ones are cut */
 #define STORE_MESSAGE_MAX     512

@@ -58,6 +58,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         || zone_request_size(&v.fixed) != size
         || (v.fixed.flags & ZONE_REQUEST_KEYED ? v.key.ttl_s == 0
                                                : v.key.ttl_s != 0)
+        || ((v.fixed.flags & ZONE_REQUEST_TRUNCATE)
+            && v.fixed.result_max == 0)
         || (const uint8_t *) v.body.data + v.body.len != data + size
         || (v.headers.len && v.headers.data[v.headers.len - 1] != '\0'))
     {

@@ -413,7 +413,7 @@ sub _cancel {
 sub _result {
     my ($client, $job) = @_;
 
-    return if $job->{cancel} || ($job->{code} // '') =~ /^(?:cut-off|lost)$/;
+    return if $job->{cancel} || ($job->{code} // '') =~ /^(?:cut_off|lost)$/;
 
     my $r;
 
@@ -527,7 +527,7 @@ sub _wrong_job {
     push @wrong, "$what: attempts seen: @seen, counted: $attempts"
         if grep { $_ > $attempts } @seen;
     push @wrong, "$what: $final, and never run" . " in attempt $attempts"
-        if ($final eq 'completed' || ($job->{code} // '') eq 'backend-status')
+        if ($final eq 'completed' || ($job->{code} // '') eq 'backend_status')
            && !grep { $_ == $attempts } @seen;
 
     return @wrong;
@@ -542,14 +542,14 @@ sub _may_end {
     return 0 if ($job->{cancel} // '') eq 'canceled';
 
     # killed under it five times: that is the rule, not a loss
-    return 1 if $final eq 'failed' && $code eq 'cut-off'
+    return 1 if $final eq 'failed' && $code eq 'cut_off'
                 && $job->{attempts} >= 5 && $job->{kind} ne 'once';
 
     return 1 if $job->{kind} eq 'once' && $final eq 'failed'
                 && $code eq 'lost';
 
     return $job->{kind} eq 'bad' ? $final eq 'failed'
-                                   && $code eq 'backend-status'
+                                   && $code eq 'backend_status'
                                  : $final eq 'completed';
 }
 

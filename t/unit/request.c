@@ -219,8 +219,10 @@ test_bad(void)
 
     p.fixed.layout = 2;
     refuse("layout is not 1");
-    p.fixed.flags = 16;
+    p.fixed.flags = 32;
     refuse("unknown flags");
+    p.fixed.flags = ZONE_REQUEST_TRUNCATE;
+    refuse("cut at no size");
     p.fixed.timeout_s = 0;
     refuse("timeout is 0");
     p.fixed.flags = ZONE_REQUEST_KEYED;

@@ -145,6 +145,16 @@ test_refused(void)
     (void) line("");
     (void) kept(200);
     ok(!r.refused, "but only as a 503");
+
+    begin();
+    (void) line("HTTP/1.1 200 OK");
+    (void) line("X-Own: 1");
+    (void) line("Offload-Replay: added");
+    (void) line("X-Added: 1");
+    (void) line("Content-Encoding: gzip");
+    (void) line("");
+    ok(strcmp(kept(200), "X-Own: 1|Content-Encoding: gzip|") == 0,
+       "what nginx adds is not the backend's");
 }
 
 
@@ -215,6 +225,77 @@ test_body(void)
 }
 
 
+/* An answer of n bytes, told of before or not, of which max may be kept. */
+
+static int
+answer(const char *method, const char *status, size_t n, int told,
+    uint64_t max, int flags)
+{
+    int                       rc;
+    char                      text[64];
+    static uint8_t            data[100];
+    struct zone_request_view  v;
+
+    memset(&v, 0, sizeof(v));
+    v.method.data = method;
+    v.method.len = strlen(method);
+    v.fixed.result_max = max;
+    v.fixed.flags = (uint16_t) flags;
+
+    begin();
+    result_limit(&r, &v);
+
+    (void) line("HTTP/1.1 103 Early Hints");
+    (void) line("Content-Length: 1000");
+    (void) line("");
+    (void) line(status);
+    (void) line("ETag: \"a\"");
+    (void) line("Digest: b");
+    (void) line("Accept-Ranges: bytes");
+
+    if (told) {
+        (void) snprintf(text, sizeof(text), "Content-Length: %zu", n);
+        (void) line(text);
+    }
+
+    rc = line("");
+
+    if (rc == 0 && n > 0 && strcmp(method, "HEAD") != 0) {
+        rc = result_body(&r, store, id, data, n / 2);
+        rc = rc ? rc : result_body(&r, store, id, data, n - n / 2);
+    }
+
+    return rc;
+}
+
+
+static void
+test_size(void)
+{
+    const char *const  fine = "HTTP/1.1 200 OK";
+
+    is(answer("GET", fine, 10, 1, 10, 0), 0, "as large as it may be");
+    ok(!r.over, "is not over");
+    is(answer("GET", fine, 11, 1, 10, 0), -1, "a byte more, by its length");
+    ok(r.over && r.size == 0, "is over before its body");
+    is(answer("GET", fine, 11, 0, 10, 0), -1, "and without a length");
+    ok(r.over && r.size == 5, "in its body");
+    is(answer("GET", fine, 100, 1, 0, 0), 0, "without a limit none is");
+    is(answer("HEAD", fine, 99, 1, 10, 0), 0, "an answer to HEAD has no body");
+    is(answer("GET", "HTTP/1.1 304 Not Modified", 99, 1, 10, 0), -1,
+       "a body that is there all the same");
+    is(r.size, 0, "is not kept");
+
+    is(answer("GET", fine, 10, 1, 10, ZONE_REQUEST_TRUNCATE), 0,
+       "to be cut, but not too large");
+    ok(strstr(kept(200), "ETag") != NULL, "it is as it was");
+    is(answer("GET", fine, 99, 1, 60, ZONE_REQUEST_TRUNCATE), -1,
+       "one that is ends when there is enough");
+    ok(r.over && r.size == 60 && r.body.len == 60, "of exactly that size");
+    is(strlen(kept(200)), 0, "and nothing is said of the whole");
+}
+
+
 int
 main(void)
 {
@@ -234,6 +315,7 @@ main(void)
     test_course();
     test_refused();
     test_limit();
+    test_size();
     test_body();
 
     result_free(&r);

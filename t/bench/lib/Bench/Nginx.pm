@@ -14,7 +14,8 @@ use Bench qw(slurp spew wait_until);
 my %running;
 
 # http: the text inside http{}; port: what answers when it is up.  cpu: the
-# cpu its worker is pinned to; cpus: the ones all of it may use.
+# cpu its worker is pinned to; cpus: the ones all of it may use; connections:
+# as many as it may have.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -68,8 +69,10 @@ sub start {
 sub conf {
     my ($dir, %opt) = @_;
 
+    my $connections = $opt{connections} || 4096;
     my $main = join '', map { "load_module $_;\n" } @{ $opt{load} || [] };
 
+    $main .= "worker_rlimit_nofile $connections;\n" if $opt{connections};
     $main .= "user root;\n" if $> == 0;
     $main .= 'worker_cpu_affinity ' . '1' . '0' x $opt{cpu} . ";\n"
         if defined $opt{cpu};
@@ -81,7 +84,7 @@ pid               $dir/nginx.pid;
 worker_processes  1;
 
 events {
-    worker_connections  4096;
+    worker_connections  $connections;
 }
 
 http {
@@ -132,6 +135,24 @@ sub get {
     my ($self, $path) = @_;
 
     return $self->request('GET', $path);
+}
+
+# A worker process that has seen nothing yet; the old one may have to stay.
+
+sub renew {
+    my ($self) = @_;
+
+    my $old = $self->{worker};
+
+    kill 'HUP', $self->{pid};
+
+    $self->{worker} = wait_until(60, 'there is a new worker', sub {
+        my ($new) = grep { $_ != $old
+                           && cmdline($_) =~ /^nginx: worker process(?! is)/ }
+                    children($self->{pid});
+
+        return cmdline($old) !~ /^nginx: worker process(?! is)/ && $new;
+    });
 }
 
 # All processes that came of this nginx and are still its children.

@@ -15,7 +15,7 @@ use Bench::Nginx ();
 my %running;
 
 # zone: offload_zone's size and parameters; worker: run offloadd; to: where
-# /work is passed.  cpu, cpus: as Bench::Nginx has them.
+# /work is passed.  cpu, cpus, connections: as Bench::Nginx has them.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -46,8 +46,15 @@ EOF
             proxy_set_header    Connection "";
         }
 
+        location /held {
+            offload       bench;
+            offload_wait  1h;
+            proxy_pass    http://backend;
+        }
+
         location /jobs/ {
-            offload_status  bench;
+            offload_status    bench;
+            offload_wait_max  1h;
         }
 
         location = /empty {
@@ -58,7 +65,8 @@ EOF
 
     $self->{nginx} = Bench::Nginx->start($b,
         name => $opt{name} || 'product', port => $port, http => $http,
-        load => [$b->{module}], cpu => $opt{cpu}, cpus => $opt{cpus});
+        load => [$b->{module}], cpu => $opt{cpu}, cpus => $opt{cpus},
+        connections => $opt{connections});
 
     if ($opt{worker}) {
         wait_until(10, "offloadd does not start\n" . $self->{nginx}->log,
