@@ -113,6 +113,8 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
 
+    lmdb_queue_row(&in->row, in->view);
+
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;
     }
