@@ -155,31 +155,35 @@ enum durability {
     DURABILITY_DISK
 };
 
-#define RETRY_CONNECT         0x01
-#define RETRY_TIMEOUT         0x02
-#define RETRY_429             0x04
-#define RETRY_502             0x08
-#define RETRY_503             0x10
-#define RETRY_504             0x20
+#define RETRY_STATUSES        200               /* 400 to 599 */
+#define RETRY_CONNECT         200               /* bits behind them */
+#define RETRY_TIMEOUT         201
+
+struct retry_policy {
+    uint32_t  max;                              /* attempts; 0, 1: an answer
+                                                   is final */
+    uint32_t  jitter;                           /* 1: full, 0: none */
+    uint64_t  backoff_ms;
+    uint64_t  backoff_max_ms;
+    uint64_t  on[4];                            /* a bit for each */
+    char      methods[160];                     /* "GET PUT": those that can
+                                                   be repeated; "": by RFC */
+};
 
 struct queue_policy {
     char      name[65];
     uint8_t   adaptive;
     uint8_t   circuit;                          /* it was configured */
-    uint8_t   jitter;                           /* full; 0: none */
+    uint8_t   has_retry;                        /* its retries were */
     uint32_t  concurrency;                      /* 0: the zone's */
     uint32_t  rate_count;                       /* 0: no rate */
     uint32_t  rate_burst;                       /* beyond the first */
     uint64_t  rate_period_ms;
-    uint32_t  retry_max;
-    uint32_t  retry_on;                         /* RETRY_* */
-    uint64_t  backoff_ms;
-    uint64_t  backoff_max_ms;
     uint64_t  deadline_s;                       /* 0: none */
     uint64_t  dead_ttl_s;
     uint32_t  limit_queued;                     /* 0: none */
     uint32_t  limit_per_key;
-    char      methods[256];                     /* ",GET,PUT,"; "": all */
+    struct retry_policy  retry;
 };
 
 struct policy {

@@ -12,7 +12,7 @@
 
 
 #define QUEUES_MAX            1024
-#define QUEUE_RATE_MAX        1000000
+#define QUEUE_NUMBER_MAX      1000000
 #define QUEUE_PERIOD_MAX      86400000ull
 #define QUEUE_RETRIES_MAX     1000
 #define QUEUE_BACKOFF_MAX     (7ull * 86400000)
@@ -23,8 +23,8 @@
 
 static const struct policy_key  queue_keys[] = {
     { "name", POLICY_STRING, member(name), member_size(name), 1, 0 },
-    { "concurrency", POLICY_COUNT, member(concurrency),
-      POLICY_CONCURRENCY_MAX, 0, 1 },
+    { "concurrency", POLICY_COUNT, member(concurrency), QUEUE_NUMBER_MAX, 0,
+      1 },
     { "rate", POLICY_OTHER, 0, 0, 0, 1 },
     { "adaptive", POLICY_BOOL, member(adaptive), 0, 0, 1 },
     { "retry", POLICY_OTHER, 0, 0, 0, 1 },
@@ -38,34 +38,49 @@ static const struct policy_key  queue_keys[] = {
 };
 
 static const struct policy_key  rate_keys[] = {
-    { "count", POLICY_COUNT, member(rate_count), QUEUE_RATE_MAX, 1, 0 },
+    { "count", POLICY_COUNT, member(rate_count), QUEUE_NUMBER_MAX, 1, 0 },
     { "period_ms", POLICY_NUMBER, member(rate_period_ms), QUEUE_PERIOD_MAX, 1,
       0 },
-    { "burst", POLICY_COUNT, member(rate_burst), QUEUE_RATE_MAX, 0, 0 },
+    { "burst", POLICY_COUNT, member(rate_burst), QUEUE_NUMBER_MAX, 0, 0 },
 };
 
 static const struct policy_key  retry_keys[] = {
-    { "max", POLICY_COUNT, member(retry_max), QUEUE_RETRIES_MAX, 0, 0 },
-    { "backoff_ms", POLICY_NUMBER, member(backoff_ms), QUEUE_BACKOFF_MAX, 1,
-      0 },
-    { "backoff_max_ms", POLICY_NUMBER, member(backoff_max_ms),
+    { "max", POLICY_COUNT, member(retry.max), QUEUE_RETRIES_MAX, 0, 0 },
+    { "backoff_ms", POLICY_NUMBER, member(retry.backoff_ms),
       QUEUE_BACKOFF_MAX, 1, 0 },
-    { "jitter", POLICY_JITTER, member(jitter), 0, 0, 0 },
+    { "backoff_max_ms", POLICY_NUMBER, member(retry.backoff_max_ms),
+      QUEUE_BACKOFF_MAX, 1, 0 },
+    { "jitter", POLICY_JITTER, member(retry.jitter), 0, 0, 0 },
     { "on", POLICY_OTHER, 0, 0, 0, 0 },
     { "methods", POLICY_OTHER, 0, 0, 0, 1 },
 };
 
-static const struct {
-    const char  *name;
-    uint32_t     flag;
-} retry_on[] = {
-    { "connect", RETRY_CONNECT },
-    { "timeout", RETRY_TIMEOUT },
-    { "429", RETRY_429 },
-    { "502", RETRY_502 },
-    { "503", RETRY_503 },
-    { "504", RETRY_504 },
-};
+/* "connect", "timeout", "503": -1: there is no such condition. */
+
+static int
+retry_condition(struct retry_policy *p, const char *word)
+{
+    uint32_t  bit;
+
+    if (strcmp(word, "connect") == 0) {
+        bit = RETRY_CONNECT;
+
+    } else if (strcmp(word, "timeout") == 0) {
+        bit = RETRY_TIMEOUT;
+
+    } else if (strlen(word) == 3 && (word[0] == '4' || word[0] == '5')
+               && strspn(word, "0123456789") == 3)
+    {
+        bit = (uint32_t) atoi(word) - 400;
+
+    } else {
+        return -1;
+    }
+
+    p->on[bit / 64] |= 1ull << bit % 64;
+
+    return 0;
+}
 
 
 /* As if nobody had written an offload_queue for it. */
@@ -73,13 +88,22 @@ static const struct {
 static void
 queue_defaults(struct queue_policy *q)
 {
+    size_t  i;
+
+    static const char *const  on[] = {
+        "connect", "timeout", "429", "502", "503", "504"
+    };
+
     memset(q, 0, sizeof(*q));
-    q->retry_max = 5;
-    q->backoff_ms = 1000;
-    q->backoff_max_ms = 300000;
-    q->jitter = 1;
-    q->retry_on = RETRY_CONNECT|RETRY_TIMEOUT|RETRY_429|RETRY_502|RETRY_503
-                  |RETRY_504;
+    q->retry.max = 5;
+    q->retry.jitter = 1;
+    q->retry.backoff_ms = 1000;
+    q->retry.backoff_max_ms = 300000;
+
+    for (i = 0; i < ARRAY_LENGTH(on); i++) {
+        (void) retry_condition(&q->retry, on[i]);
+    }
+
     q->dead_ttl_s = 7 * 86400;
 }
 
@@ -93,10 +117,10 @@ queue_name_good(const char *name)
 
 
 static int
-queue_retry_on(struct queue_policy *q, const json_t *on, const char *name,
+queue_retry_on(struct retry_policy *p, const json_t *on, const char *name,
     struct policy_error *e)
 {
-    size_t       i, n;
+    size_t       i;
     const char  *text;
 
     if (!json_is_array(on)) {
@@ -105,22 +129,15 @@ queue_retry_on(struct queue_policy *q, const json_t *on, const char *name,
         return -1;
     }
 
-    q->retry_on = 0;
+    memset(p->on, 0, sizeof(p->on));
 
     for (i = 0; i < json_array_size(on); i++) {
         text = json_string_value(json_array_get(on, i));
 
-        for (n = 0; n < ARRAY_LENGTH(retry_on); n++) {
-            if (text && strcmp(text, retry_on[n].name) == 0) {
-                q->retry_on |= retry_on[n].flag;
-                break;
-            }
-        }
-
-        if (n == ARRAY_LENGTH(retry_on)) {
+        if (text == NULL || retry_condition(p, text) != 0) {
             (void) snprintf(e->text, sizeof(e->text),
                             "%s: \"on\" has \"%.64s\", must have \"connect\", "
-                            "\"timeout\", \"429\", \"502\", \"503\", \"504\"",
+                            "\"timeout\" and statuses, \"400\" to \"599\"",
                             name, text ? text : "(not a string)");
             return -1;
         }
@@ -130,10 +147,10 @@ queue_retry_on(struct queue_policy *q, const json_t *on, const char *name,
 }
 
 
-/* Kept as ",GET,PUT,". */
+/* Kept as "GET PUT". */
 
 static int
-queue_methods(struct queue_policy *q, const json_t *methods,
+queue_methods(struct retry_policy *p, const json_t *methods,
     const char *name, struct policy_error *e)
 {
     size_t       i, len;
@@ -145,10 +162,7 @@ queue_methods(struct queue_policy *q, const json_t *methods,
         return -1;
     }
 
-    strcpy(q->methods, ",");
-    len = 1;
-
-    for (i = 0; i < json_array_size(methods); i++) {
+    for (i = 0, len = 0; i < json_array_size(methods); i++) {
         text = json_string_value(json_array_get(methods, i));
 
         if (text == NULL || text[0] == '\0'
@@ -163,15 +177,15 @@ queue_methods(struct queue_policy *q, const json_t *methods,
             return -1;
         }
 
-        if (len + strlen(text) + 2 > sizeof(q->methods)) {
+        if (len + strlen(text) + 2 > sizeof(p->methods)) {
             (void) snprintf(e->text, sizeof(e->text),
                             "%s: \"methods\" has more than %zu characters",
-                            name, sizeof(q->methods) - 2);
+                            name, sizeof(p->methods) - 2);
             return -1;
         }
 
-        len += (size_t) snprintf(q->methods + len, sizeof(q->methods) - len,
-                                 "%s,", text);
+        len += (size_t) snprintf(p->methods + len, sizeof(p->methods) - len,
+                                 "%s%s", len ? " " : "", text);
     }
 
     return 0;
@@ -190,20 +204,22 @@ queue_retry(struct queue_policy *q, const json_t *retry, const char *name,
         return -1;
     }
 
-    if (q->backoff_max_ms < q->backoff_ms) {
+    if (q->retry.backoff_max_ms < q->retry.backoff_ms) {
         (void) snprintf(e->text, sizeof(e->text),
                         "%s: \"backoff_max_ms\" is %llu, must not be less "
                         "than \"backoff_ms\", %llu", name,
-                        (unsigned long long) q->backoff_max_ms,
-                        (unsigned long long) q->backoff_ms);
+                        (unsigned long long) q->retry.backoff_max_ms,
+                        (unsigned long long) q->retry.backoff_ms);
         return -1;
     }
 
+    q->has_retry = 1;
     methods = json_object_get(retry, "methods");
 
-    return queue_retry_on(q, json_object_get(retry, "on"), name, e) == 0
-           && (methods == NULL || queue_methods(q, methods, name, e) == 0)
-           ? 0 : -1;
+    return queue_retry_on(&q->retry, json_object_get(retry, "on"), name, e)
+           == 0
+           && (methods == NULL
+               || queue_methods(&q->retry, methods, name, e) == 0) ? 0 : -1;
 }
 
 

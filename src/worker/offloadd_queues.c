@@ -35,8 +35,8 @@ queue_conf(struct queue *q, const struct queue_policy *conf,
     rate_set(&q->rate, conf->rate_count, conf->rate_period_ms,
              conf->rate_burst);
 
-    q->circuit.base_us = conf->circuit ? conf->backoff_ms * 1000 : 0;
-    q->circuit.max_us = conf->backoff_max_ms * 1000;
+    q->circuit.base_us = conf->circuit ? conf->retry.backoff_ms * 1000 : 0;
+    q->circuit.max_us = conf->retry.backoff_max_ms * 1000;
 
     if (!conf->circuit) {
         (void) circuit_good(&q->circuit);

@@ -102,10 +102,10 @@ struct store_job {
     uint16_t  type_len;                         /* Content-Type follows */
     uint16_t  message_len;                      /* then the error's message */
     uint16_t  spare[3];
-    uint64_t  fair;                             /* as in the request */
+    uint64_t  fair;                             /* as in its request */
     uint32_t  queue;                            /* zone_queue_hash() */
     uint8_t   priority;
-    uint8_t   spare2[3];
+    uint8_t   pad[3];
 };
 
 _Static_assert(sizeof(struct store_job) == 120, "store_job");

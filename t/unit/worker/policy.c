@@ -187,9 +187,11 @@ test_queues(void)
     ok(strcmp(q->name, "reports") == 0 && q->concurrency == 10
        && q->rate_count == 10 && q->rate_period_ms == 1000
        && q->rate_burst == 5 && q->adaptive && q->circuit, "its limits");
-    ok(q->retry_max == 3 && q->backoff_ms == 2000 && q->backoff_max_ms == 60000
-       && !q->jitter && q->retry_on == (RETRY_CONNECT|RETRY_503)
-       && strcmp(q->methods, ",GET,PUT,") == 0, "its retries");
+    ok(q->has_retry && q->retry.max == 3 && q->retry.backoff_ms == 2000
+       && q->retry.backoff_max_ms == 60000 && !q->retry.jitter
+       && q->retry.on[0] == 0 && q->retry.on[1] == 1ull << (503 - 464)
+       && q->retry.on[2] == 0 && q->retry.on[3] == 1ull << (RETRY_CONNECT % 64)
+       && strcmp(q->retry.methods, "GET PUT") == 0, "its retries");
     ok(q->deadline_s == 3600 && q->dead_ttl_s == 604800
        && q->limit_queued == 1000 && q->limit_per_key == 10, "its numbers");
     policy_free(&p);
@@ -198,8 +200,9 @@ test_queues(void)
        "queues by name alone");
     ok(p.nqueues == 3 && strcmp(p.queues[0].name, "jobs") == 0,
        "the default queue is there all the same");
-    ok(p.queues[1].retry_max == 5 && p.queues[1].backoff_ms == 1000
-       && p.queues[1].jitter, "and the rest has its defaults");
+    ok(!p.queues[1].has_retry && p.queues[1].retry.max == 5
+       && p.queues[1].retry.backoff_ms == 1000 && p.queues[1].retry.jitter,
+       "and the rest has its defaults");
     policy_free(&p);
 }
 
@@ -220,8 +223,8 @@ test_queue_values(void)
         { "[{\"name\":\"\"}]", "\"name\" has 0 characters" },
         { "[{\"name\":\"a b\"}]", "must be of letters, digits" },
         { "[{\"name\":\"a\"},{\"name\":\"a\"}]", "must have other names" },
-        { "[{\"name\":\"a\",\"concurrency\":100001}]",
-          "queue 1 \"a\": \"concurrency\" is 100001, must be 0 to 100000" },
+        { "[{\"name\":\"a\",\"concurrency\":1000001}]",
+          "queue 1 \"a\": \"concurrency\" is 1000001, must be 0 to " },
         { "[{\"name\":\"a\",\"concurrency\":-1}]", "must be 0 to" },
         { "[{\"name\":\"a\",\"adaptive\":1}]",
           "\"adaptive\" is not true or false" },
@@ -247,8 +250,8 @@ test_queue_values(void)
           "must not be less than \"backoff_ms\", 3" },
         { RETRY("1", "1", "2", "\"half\"", "[]"), "\"full\" or \"none\"" },
         { RETRY("1", "1", "2", "\"none\"", "7"), "\"on\" is not an array" },
-        { RETRY("1", "1", "2", "\"none\"", "[\"500\"]"),
-          "\"on\" has \"500\", must have \"connect\"" },
+        { RETRY("1", "1", "2", "\"none\"", "[\"600\"]"),
+          "\"on\" has \"600\", must have \"connect\"" },
         { RETRY("1", "1", "2", "\"none\"", "[],\"methods\":[\"A,B\"]"),
           "\"methods\" has \"A,B\"" },
     };

@@ -39,8 +39,8 @@ configure(uint32_t n, uint32_t concurrency)
 
     for (i = 0; i < QUEUES; i++) {
         (void) snprintf(conf[i].name, sizeof(conf[i].name), "q%u", i);
-        conf[i].backoff_ms = 1000;
-        conf[i].backoff_max_ms = 30000;
+        conf[i].retry.backoff_ms = 1000;
+        conf[i].retry.backoff_max_ms = 30000;
         hashes[i] = zone_queue_hash(conf[i].name, strlen(conf[i].name));
     }
 
