@@ -358,7 +358,7 @@ fair_level(const struct level *levels)
             top = i;
         }
 
-        if (levels[i].passed > most) {
+        if (levels[i].passed > most && !ZONE_MUTANT("fair.passed")) {
             most = levels[i].passed;
             top = i;
         }
