@@ -22,6 +22,7 @@ lmdb_queue_row(struct store_job *row, const struct zone_request_view *view)
     row->fair = view->fixed.fair;
     row->queue = zone_queue_hash(view->queue.data, view->queue.len);
     row->priority = view->fixed.priority;
+    row->limit_key = view->fixed.limit_key;
 
     if (view->fixed.delay_s) {
         row->not_before_ms = row->created_ms + view->fixed.delay_s * 1000ull;
