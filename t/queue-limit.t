@@ -218,7 +218,7 @@ is $n->status($waiting)->{status}, 'queued', 'the job still waits';
 # a reload changes the limit, for what waits already, too
 
 $n->write_conf(http => $n->{http} =~ s/(queue ten .* queued=)10/${1}12/r);
-ok $n->reload, 'a reload';
+ok $n->reload(drain => 0), 'a reload';
 is $n->request(POST => '/ten/more', body => 'x')->{status}, 202,
     'two more may wait' for 1 .. 2;
 full($n->request(POST => '/ten/more', body => 'x'), 429, 'and not three');
