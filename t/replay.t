@@ -91,9 +91,9 @@ is_deeply [ map { $_->[1] } grep { lc $_->[0] eq 'x-twice' }
 my %extra = map { $_ => 1 } grep { !exists $direct{$_} } keys %{ $seen->{h} };
 
 is_deeply [ sort keys %extra ],
-    [ qw(idempotency-key offload-attempt offload-job-id offload-job-token
-         offload-job-url) ],
-    'five headers are added, no other';
+    [ qw(idempotency-key offload-attempt offload-depth offload-job-id
+         offload-job-token offload-job-url) ],
+    'six headers are added, no other';
 is $seen->{h}{'offload-job-id'}, $job->{id}, 'Offload-Job-Id: the id alone';
 is $seen->{h}{'offload-attempt'}, 1, 'Offload-Attempt';
 is $seen->{h}{'idempotency-key'}, $job->{id}, 'Idempotency-Key: the job id';

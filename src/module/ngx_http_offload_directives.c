@@ -16,14 +16,14 @@ ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ngx_str_t  *value;
 
-    if (olcf->zone != NGX_CONF_UNSET_PTR) {
+    if (olcf->queue != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
     }
 
     value = cf->args->elts;
 
     if (ngx_strcmp(value[1].data, "off") == 0) {
-        olcf->zone = NULL;
+        olcf->queue = NULL;
         return NGX_CONF_OK;
     }
 
@@ -32,8 +32,8 @@ ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                "\"offload_status_zone\": a status can not be a job";
     }
 
-    olcf->zone = ngx_http_offload_zone_get(cf, &value[1]);
-    if (olcf->zone == NULL) {
+    olcf->queue = ngx_http_offload_queue_get(cf, &value[1]);
+    if (olcf->queue == NULL) {
         return NGX_CONF_ERROR;
     }
 
@@ -64,7 +64,7 @@ ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return "needs a location given by a prefix, like \"location /jobs/\"";
     }
 
-    if (olcf->zone != NGX_CONF_UNSET_PTR && olcf->zone != NULL) {
+    if (olcf->queue != NGX_CONF_UNSET_PTR && olcf->queue != NULL) {
         return "is in a location with \"offload\": a job's status "
                "can not be a job";
     }

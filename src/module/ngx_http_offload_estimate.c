@@ -49,6 +49,30 @@ ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
 }
 
 
+/* Seconds until the job that is next in the queue should have had its turn. */
+
+ngx_uint_t
+ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone, uint32_t location)
+{
+    ngx_uint_t              retry;
+    ngx_time_t             *tp;
+    ngx_http_offload_job_t  job;
+
+    ngx_memzero(&job, sizeof(ngx_http_offload_job_t));
+
+    tp = ngx_timeofday();
+
+    job.state = STORE_QUEUED;
+    job.position = 1;
+    job.location = location;
+    job.created_ms = (uint64_t) tp->sec * 1000 + tp->msec;
+
+    (void) ngx_http_offload_estimate(zone, &job, &retry);
+
+    return ngx_max(retry, 1);
+}
+
+
 /*
  * It takes half a microsecond, which a 202 would feel.  Those of one location
  * that are sent within a millisecond mostly have the same to say.

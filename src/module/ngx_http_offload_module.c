@@ -55,12 +55,23 @@ static ngx_conf_post_t  ngx_http_offload_buffer_post = {
     ngx_http_offload_buffer_check
 };
 
+static ngx_conf_post_t  ngx_http_offload_depth_post = {
+    ngx_http_offload_depth_check
+};
+
 
 static ngx_command_t  ngx_http_offload_commands[] = {
 
     { ngx_string("offload_zone"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
       ngx_http_offload_zone,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("offload_queue"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE2,
+      ngx_http_offload_queue,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -149,6 +160,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       offsetof(ngx_http_offload_loc_conf_t, timeout),
       &ngx_http_offload_timeout_post },
 
+    { ngx_string("offload_max_depth"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_num_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, max_depth),
+      &ngx_http_offload_depth_post },
+
     { ngx_string("offload_accept_timeout"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_msec_slot,
@@ -221,7 +239,7 @@ static ngx_http_module_t  ngx_http_offload_module_ctx = {
     ngx_http_offload_postconfiguration,    /* postconfiguration */
 
     ngx_http_offload_create_main_conf,     /* create main configuration */
-    NULL,                                  /* init main configuration */
+    ngx_http_offload_queues,               /* init main configuration */
 
     ngx_http_offload_create_srv_conf,      /* create server configuration */
     NULL,                                  /* merge server configuration */

@@ -19,6 +19,7 @@
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
  *   _confirm.c   a 202 that waits for the commit: durability=disk, keys
  *   _idempotency.c  the offload_idempotency directive, keys of requests
+ *   _queue*.c, _terms.c, _limit.c  queues: see ngx_http_offload_queue.h
  *   _record.c    a request as the payload of a record
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
@@ -60,6 +61,8 @@
 #include "zone_report.h"
 #include "zone_request.h"
 #include "zone_store.h"
+
+#include "ngx_http_offload_queue.h"
 
 
 #ifndef NGX_OFFLOAD_WORKER_PATH
@@ -104,7 +107,7 @@ typedef struct ngx_http_offload_stream_s  ngx_http_offload_stream_t;
 
 /* offload_zone */
 
-typedef struct {
+typedef struct ngx_http_offload_zone_s {
     ngx_str_t                   name;
     ngx_str_t                   path;       /* the zone's directory */
     ngx_str_t                   store;
@@ -146,8 +149,9 @@ typedef struct {
 } ngx_http_offload_entrance_t;
 
 
-typedef struct {
+typedef struct ngx_http_offload_main_conf_s {
     ngx_array_t                 zones;      /* ngx_http_offload_zone_t * */
+    ngx_array_t                 queues;     /* ngx_http_offload_queue_t * */
     ngx_array_t                 locations;  /* ..._location_t */
     ngx_uint_t                  worker;
     ngx_str_t                   worker_path;
@@ -172,8 +176,9 @@ typedef struct {
 } ngx_http_offload_idempotency_t;
 
 
-typedef struct {
-    ngx_http_offload_zone_t    *zone;       /* offload */
+typedef struct ngx_http_offload_loc_conf_s {
+    ngx_http_offload_queue_t   *queue;      /* offload */
+    ngx_http_offload_zone_t    *zone;       /* the queue's */
     ngx_http_offload_zone_t    *status;     /* offload_status */
     ngx_http_offload_zone_t    *counted;    /* offload_status_zone */
     ngx_array_t                *keep;       /* ..._keep_t */
@@ -183,7 +188,9 @@ typedef struct {
     ngx_uint_t                  dialect;
     ngx_uint_t                  access;
     ngx_uint_t                  delivery;
-    time_t                      timeout;    /* of one attempt */
+    time_t                      timeout;    /* of one attempt; UNSET: the
+                                               queue's, until all is merged */
+    ngx_uint_t                  max_depth;
     ngx_msec_t                  accept_timeout;
     ngx_http_complex_value_t   *when;       /* NULL: always */
     ngx_msec_t                  wait;       /* before the 202 */
@@ -207,7 +214,7 @@ typedef struct {
 
 /* A place where jobs are accepted, as collected while merging. */
 
-typedef struct {
+typedef struct ngx_http_offload_location_s {
     ngx_http_offload_loc_conf_t  *olcf;
     ngx_http_core_srv_conf_t     *cscf;
     void                        **loc_conf;
@@ -241,6 +248,8 @@ typedef struct {
     uint64_t                    token;
     ngx_str_t                   answer;
 
+    ngx_http_offload_terms_t    terms;
+    void                      **loc_conf;   /* of its location */
     ngx_http_offload_key_t     *key;        /* NULL: none */
     ngx_uint_t                  reading;    /* its body */
     uint8_t                     first[ZONE_ID_SIZE];    /* whose key it has */
@@ -418,7 +427,7 @@ typedef struct {
 
 /* A reason to refuse, RFC 9457.  Texts are ours: JSON without escapes. */
 
-typedef struct {
+typedef struct ngx_http_offload_problem_s {
     ngx_uint_t                  status;
     ngx_uint_t                  retry_after;    /* seconds; 0: none */
     const char                 *type;       /* last part of the type URI */
@@ -577,6 +586,8 @@ ngx_uint_t ngx_http_offload_entered(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_init(ngx_conf_t *cf);
 ngx_http_offload_ctx_t *ngx_http_offload_get_ctx(ngx_http_request_t *r);
 ngx_http_offload_ctx_t *ngx_http_offload_add_ctx(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_hold_ctx(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
 ngx_int_t ngx_http_offload_replay_post_read(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,

@@ -58,7 +58,7 @@ defer_add(struct offloadd *d, uint32_t i, uint32_t attempts, uint64_t at)
     job = job_at(&s->table, i);
     job->place = JOB_FREE;
 
-    if (heap_push(&s->deferred, &s->table, at, i) != 0) {
+    if (job_heap_push(&s->deferred, &s->table, at, i) != 0) {
         log_text(LOG_ERROR, "no memory for another deferred job: the worker "
                  "leaves, to be started again");
         loop_fatal(d);
@@ -67,6 +67,7 @@ defer_add(struct offloadd *d, uint32_t i, uint32_t attempts, uint64_t at)
 
     job->place = JOB_DEFERRED;
     job->attempts = attempts;
+    queues_ran(&s->queues, job->queue);
 
     return 0;
 }
@@ -78,8 +79,9 @@ defer_take(struct offloadd *d, uint32_t i)
     struct job  *job = job_at(&d->sched.table, i);
 
     if (job->place == JOB_DEFERRED) {
-        heap_remove(&d->sched.deferred, &d->sched.table, job->heap);
+        job_heap_remove(&d->sched.deferred, &d->sched.table, job->heap);
         job->place = JOB_FREE;
+        queues_ended(&d->sched.queues, job->queue);
     }
 }
 
@@ -111,7 +113,9 @@ defer_overdue(struct offloadd *d, uint32_t i)
     a->op.row.attempts = attempts;
     a->op.seq = job->seq;
     a->job = i;
+    a->queue = job->queue;
     a->service_us = 0;
+    queues_ran(&d->sched.queues, a->queue);
     attempt_link(d, a);
 
     (void) snprintf(a->message, sizeof(a->message), "attempt %u was deferred, "

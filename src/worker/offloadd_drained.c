@@ -168,6 +168,10 @@ drain_item_done(struct store *s, struct store_batch *b,
     ev->token = item->record.token;
     ev->result = item->result;
     memcpy(ev->id, item->record.id, ZONE_ID_SIZE);
+    ev->fair = item->row.fair;
+    ev->not_before_ms = item->row.not_before_ms;
+    ev->queue = item->row.queue;
+    ev->priority = item->row.priority;
 
     switch (item->kind) {
 
@@ -214,6 +218,7 @@ drain_item_done(struct store *s, struct store_batch *b,
         break;
 
     case DRAIN_DUPLICATE:
+    case DRAIN_LIMITED:
         claim_unlink_body(s, item->at);
         ev->type = STORE_EVENT_REJECT;
         break;
@@ -229,8 +234,9 @@ drain_item_done(struct store *s, struct store_batch *b,
         c.type = item->record.type;
         c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED
                    : item->kind == DRAIN_WITHDRAWN ? ZONE_NOT_FOUND
-                   : item->kind == DRAIN_DUPLICATE ? item->result
-                                                   : ZONE_DONE;
+                   : item->kind == DRAIN_DUPLICATE
+                     || item->kind == DRAIN_LIMITED ? item->result
+                                                    : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
 
         if (c.result == ZONE_DUPLICATE) {

@@ -297,6 +297,7 @@ lmdb_close(void *self)
         close(m->lock);
     }
 
+    limits_clear(&m->limits);
     free(m->doomed);
     free(m);
 }
@@ -362,6 +363,8 @@ lmdb_abort(void *self)
 
     mdb_txn_abort(m->txn);
     m->txn = NULL;
+
+    limits_undo(&m->limits);
 }
 
 
@@ -415,8 +418,11 @@ lmdb_commit(void *self, struct engine_error *e)
     if (rc) {
         (void) lmdb_fail(e, rc, "the store's commit");
         e->uncertain = lmdb_panics(m);
+        m->limits.known = 0;
         return -1;
     }
+
+    limits_commit(&m->limits);
 
     m->next_seq = m->txn_next_seq;
     m->first_expiry = m->txn_first_expiry;
@@ -639,6 +645,8 @@ const struct engine  engine_lmdb = {
     .recount = lmdb_recount,
     .get_rings = lmdb_get_rings,
     .put_rings = lmdb_put_rings,
+    .put_queue = lmdb_put_queue,
+    .queues = lmdb_queues,
     .wants_body = lmdb_wants_body,
     .wants_blob = lmdb_wants_blob,
     .upkeep = lmdb_upkeep,

@@ -124,7 +124,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
 {
     int             i, len;
     char            id[ZONE_ID_TEXT], token[ZONE_TOKEN_TEXT];
-    size_t          at[4];
+    size_t          at[5];
     struct replay  *r = &a->replay;
 
     r->text.len = 0;
@@ -136,7 +136,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
     zone_id_format(id, a->op.row.id);
     zone_id_format(token, a->op.row.token);
 
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 5; i++) {
         char   *to = (char *) r->text.data + r->text.len;
         size_t  room = r->text.cap - r->text.len;
 
@@ -152,6 +152,10 @@ request_own_lines(struct attempt *a, uint32_t *n)
             len = snprintf(to, room, "Offload-Job-Token: %.*s",
                            ZONE_TOKEN_TEXT, token);
 
+        } else if (i == 3) {
+            len = snprintf(to, room, "Offload-Depth: %u",
+                           r->view.fixed.depth);
+
         } else {
             len = snprintf(to, room, "Offload-Job-Id: %.*s %.*s",
                            ZONE_ID_TEXT, id, (int) r->view.context.len,
@@ -162,7 +166,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
         r->text.len += (size_t) len + 1;        /* with its NUL */
     }
 
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 5; i++) {
         if (i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY)) {
             continue;
         }

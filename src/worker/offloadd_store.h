@@ -15,6 +15,7 @@ enum store_op_type {
     STORE_OP_SETTLE,                            /* running -> an end */
     STORE_OP_REQUEUE,                           /* running -> queued */
     STORE_OP_DEFER,                             /* running, not by us */
+    STORE_OP_QUEUE,                             /* a queue's row */
     STORE_OP_ANSWER                             /* a CQ entry to post */
 };
 
@@ -45,6 +46,10 @@ struct store_op {
     const char              *message;           /* SETTLE: message_len */
     const struct buf        *headers;           /* SETTLE: NULL: no result */
     const struct buf        *body;              /* SETTLE: inline, or NULL */
+
+    int                      has_queue;         /* with it: the row of its
+                                                   queue */
+    struct store_queue       queue;
 
     uint32_t                 lane;              /* ANSWER */
     struct zone_completion   answer;
@@ -78,6 +83,10 @@ struct store_event {
     uint32_t         location;                  /* PUT */
     uint64_t         service_ms;                /* PUT: 0: not known */
     struct attempt  *attempt;                   /* JOB: started at once */
+    uint64_t         fair;                      /* JOB, SLOT: as in its row */
+    uint64_t         not_before_ms;
+    uint32_t         queue;
+    uint32_t         priority;
 };
 
 /* All that one commit made true: events first, then operations. */
@@ -105,6 +114,8 @@ struct store_batch {
 #define ENGINE_CONFLICT       5                 /* of other content */
 #define ENGINE_DENIED         6                 /* not by that token */
 #define ENGINE_SAME           7                 /* progress: nothing new */
+#define ENGINE_LIMITED        8                 /* insert: its queue is full, */
+#define ENGINE_LIMITED_KEY    9                 /* or holds enough of its key */
 
 struct engine_error {
     int   err;                                  /* errno or the engine's */
@@ -139,8 +150,10 @@ struct engine_turned {
     uint64_t  rejected;
     uint64_t  withdrawn;
     uint64_t  duplicates;                       /* and conflicts */
+    uint64_t  limited;
 };
 
+typedef int (*engine_queue)(void *ctx, const struct store_queue *row);
 typedef int (*engine_scan)(void *ctx, uint64_t seq,
     const struct store_job *row);
 
@@ -203,6 +216,11 @@ struct engine {
     int       (*put_rings)(void *self, const struct store_rings *row,
                    size_t size, const struct engine_turned *t,
                    struct engine_error *e);
+    int       (*put_queue)(void *self, const struct store_queue *row,
+                   struct engine_error *e);
+    /* All rows of queues.  Its own transaction. */
+    int       (*queues)(void *self, engine_queue each, void *ctx,
+                   struct engine_error *e);
     /* Does this job still want its spooled body (its blob)?  Read only. */
     int       (*wants_body)(void *self, const uint8_t *id);
     int       (*wants_blob)(void *self, const uint8_t *id, uint32_t attempt);
@@ -233,6 +251,12 @@ struct drain_item {
     uint8_t               first[ZONE_ID_SIZE];  /* DUPLICATE: that job */
 };
 
+/* May the drain start jobs of this queue?  The default queue comes first. */
+struct store_rule {
+    uint32_t  hash;
+    uint32_t  plain;
+};
+
 struct answer {
     uint32_t                lane;
     uint32_t                tries;
@@ -253,6 +277,8 @@ struct store {
     struct store_batch   *batches;              /* store -> loop */
     struct store_batch  **batches_last;
     struct attempt       *lent;                 /* capacity: see sched_lend */
+    struct store_rule    *rules;                /* see sched_rules() */
+    uint32_t              nrules;
     int                   stop;
 
     _Atomic uint32_t      store_sleeping;
@@ -320,6 +346,7 @@ enum drain_kind {
     DRAIN_REJECT,                               /* not a request */
     DRAIN_WITHDRAWN,                            /* nobody waits any more */
     DRAIN_DUPLICATE,                            /* its key is another job's */
+    DRAIN_LIMITED,                              /* its queue is full */
     DRAIN_WATCH,
     DRAIN_PROGRESS,
     DRAIN_PUT

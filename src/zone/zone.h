@@ -249,6 +249,7 @@ enum zone_completion_result {
     ZONE_DENIED,                                /* PROGRESS, PUT: not by that
                                                    token, */
     ZONE_NOT_RUNNING,                           /* not now, or not any more */
+    ZONE_LIMITED, ZONE_LIMITED_KEY,             /* JOB: its queue is full */
     ZONE_RESULTS
 };
 
@@ -259,7 +260,6 @@ struct zone_completion {
     uint8_t           id[ZONE_ID_SIZE];         /* as in the record */
     uint8_t           job[ZONE_ID_SIZE];        /* DUPLICATE: the job */
 };
-
 
 #define ZONE_ASSERT(e)        _Static_assert(e, #e)
 

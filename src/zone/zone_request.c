@@ -210,6 +210,10 @@ zone_request_fixed(const struct zone_request *r, size_t n)
         return "the request's result is to be cut at no size";
     }
 
+    if (r->priority > ZONE_PRIORITY_MAX) {
+        return "the request's priority is not within 0 to 9";
+    }
+
     strings = zone_request_strings(r);          /* < 2^34: no overflow */
 
     if (strings > n) {

@@ -21,6 +21,9 @@
 #define ZONE_REQUEST_METHOD_MAX   32
 #define ZONE_DIGEST_SIZE          20        /* SHA-1 */
 
+#define ZONE_PRIORITY_MAX         9
+#define ZONE_PRIORITY_DEFAULT     5
+
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
 #define ZONE_REQUEST_AT_MOST_ONCE 0x0004    /* an attempt begun is the last */
@@ -48,9 +51,19 @@ struct zone_request {
                                                its id is the key to it */
     uint32_t  result_ttl_s;                 /* once settled; 0: the zone's */
     uint64_t  result_max;                   /* of its body; 0: any size */
+    uint64_t  fair;                         /* zone_key_hash(); 0: none */
+    uint32_t  delay_s;                      /* not to be started before */
+    uint8_t   priority;                     /* 0 to 9, 9 first */
+    uint8_t   depth;                        /* in a chain, from 1 */
+    uint8_t   pad[2];
+    uint64_t  limit_key;                    /* zone_key_hash(); 0: none */
+    uint32_t  limit_queued;                 /* of the queue; 0: no limit */
+    uint32_t  limit_per_key;                /* of them with its limit_key */
 };
 
-_Static_assert(sizeof(struct zone_request) == 72, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 104, "zone_request");
+_Static_assert(offsetof(struct zone_request, fair) == 72, "fair");
+_Static_assert(offsetof(struct zone_request, limit_key) == 88, "limit_key");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
 _Static_assert(offsetof(struct zone_request, owner) == 40, "owner");
 _Static_assert(offsetof(struct zone_request, result_max) == 64, "result_max");
@@ -86,6 +99,36 @@ struct zone_request_view {
     struct zone_str          headers;       /* NUL after each line */
     struct zone_str          body;          /* empty with BODY_FILE */
 };
+
+/* FNV-1a: a queue's name as it stands in rows, the text of a key (0: none). */
+
+static inline uint32_t
+zone_queue_hash(const void *name, size_t len)
+{
+    size_t          i;
+    uint32_t        h;
+    const uint8_t  *p = name;
+
+    for (i = 0, h = 2166136261u; i < len; i++) {
+        h = (h ^ p[i]) * 16777619u;
+    }
+
+    return h;
+}
+
+static inline uint64_t
+zone_key_hash(const void *text, size_t len)
+{
+    size_t          i;
+    uint64_t        h;
+    const uint8_t  *p = text;
+
+    for (i = 0, h = 14695981039346656037ull; i < len; i++) {
+        h = (h ^ p[i]) * 1099511628211ull;
+    }
+
+    return len == 0 ? 0 : h ? h : 1;
+}
 
 /* Bytes of the payload, fixed part and body included. */
 size_t zone_request_size(const struct zone_request *r);

@@ -6,7 +6,8 @@
  *      meta       "layout" -> uint32_t; "next_seq" -> uint64_t;
  *                 "owner" -> struct store_owner;
  *                 "counters" -> struct store_counters;
- *                 "rings" -> struct store_rings + a store_ring for each lane
+ *                 "rings" -> struct store_rings + a store_ring for each lane;
+ *                 "queue/" + hash -> struct store_queue
  *      ids        job id, 16 bytes -> seq
  *      jobs       seq -> struct store_job + its strings: Content-Type, the
  *                 error's message, the progress's
@@ -98,8 +99,9 @@ struct store_job {
     uint64_t  created_ms;                       /* unix times */
     uint64_t  started_ms;                       /* first attempt; 0: none */
     uint64_t  finished_ms;                      /* 0: not settled */
-    uint64_t  not_before_ms;                    /* a retry waits for it;
-                                                   DEFERRED: until then */
+    uint64_t  not_before_ms;                    /* a retry waits for it, or a
+                                                   job with a delay; DEFERRED:
+                                                   until then */
     uint64_t  expires_ms;                       /* 0: not settled */
     uint64_t  result_size;                      /* of the body */
     uint64_t  body_size;                        /* of the request */
@@ -118,9 +120,15 @@ struct store_job {
     uint8_t   owner[ZONE_DIGEST_SIZE];          /* see zone_request.h */
     uint32_t  result_ttl_s;                     /* 0: the zone's ttl */
     uint8_t   token[ZONE_TOKEN_SIZE];           /* of this attempt */
+    uint64_t  fair;                             /* as in its request */
+    uint32_t  queue;                            /* zone_queue_hash() */
+    uint8_t   priority;
+    uint8_t   pad[3];
+    uint64_t  limit_key;                        /* as in its request */
 };
 
-_Static_assert(sizeof(struct store_job) == 144, "store_job");
+_Static_assert(sizeof(struct store_job) == 168, "store_job");
+_Static_assert(offsetof(struct store_job, fair) == 144, "fair");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 _Static_assert(offsetof(struct store_job, owner) == 104, "owner");
@@ -217,9 +225,10 @@ struct store_counters {
     uint64_t  rejected;                         /* were no requests */
     uint64_t  duplicates;                       /* had a key that was taken:
                                                    no jobs of their own */
+    uint64_t  limited;                          /* found their queue full */
 };
 
-_Static_assert(sizeof(struct store_counters) == 96, "store_counters");
+_Static_assert(sizeof(struct store_counters) == 104, "store_counters");
 _Static_assert(offsetof(struct store_counters, jobs) == 8, "jobs");
 
 /* Accepted, and nowhere to be found: 0. */
@@ -256,6 +265,27 @@ struct store_rings {
 
 _Static_assert(sizeof(struct store_ring) == 16, "store_ring");
 _Static_assert(sizeof(struct store_rings) == 24, "store_rings");
+
+/*
+ * What of a queue outlives the worker.  Written in the transaction of each
+ * START, SETTLE and REQUEUE of a job in a queue with a rate, and when a flag
+ * changes.
+ */
+
+#define STORE_QUEUE_PAUSED    0x01              /* nothing begins */
+#define STORE_QUEUE_DRAINING  0x02              /* nor is accepted */
+
+struct store_queue {
+    uint32_t  hash;                             /* zone_queue_hash() */
+    uint32_t  flags;
+    uint64_t  tat_us;                           /* unix time: when the next
+                                                   is due; see
+                                                   offloadd_rate.c */
+};
+
+_Static_assert(sizeof(struct store_queue) == 16, "store_queue");
+
+#define STORE_ROW_QUEUE       "queue/"          /* and the hash, 4 bytes */
 
 #define STORE_ROW_COUNTERS    "counters"
 #define STORE_ROW_RINGS       "rings"
