@@ -112,6 +112,7 @@ defer_overdue(struct offloadd *d, uint32_t i)
     a->op.seq = job->seq;
     a->job = i;
     a->service_us = 0;
+    a->started_us = 0;                          /* long ago: attempt_stored() */
     attempt_link(d, a);
 
     (void) snprintf(a->message, sizeof(a->message), "attempt %u was deferred, "
