@@ -336,12 +336,12 @@ cmp_ok abs($measured - 2_000_000), '<', 400_000, '.. by what it was given';
 
 my ($told, $its) = deferred('/manual', headers => [
     Host => '127.0.0.1:' . $n->port ]);
-my @commands = grep { /OFFLOAD_JOB_URL/ } read_file(
+my @commands = grep { /offload_job_url/ } read_file(
     "$Offload::ROOT/docs/http-api.md") =~ /^    (curl .*(?:(?<=\\)\n.*)*)/mg;
 
 Util::write_file("$n->{prefix}/result.csv", "a,b\n1,2\n");
-$ENV{OFFLOAD_JOB_URL} = $its->{url};
-$ENV{OFFLOAD_JOB_TOKEN} = $its->{token};
+$ENV{offload_job_url} = $its->{url};
+$ENV{offload_job_token} = $its->{token};
 is scalar(@commands), 2, 'the manual has two examples';
 
 for (@commands) {
