@@ -318,16 +318,30 @@ for (qw(memory disk)) {
     unlike $n->worker_log, qr/level=(?:warn|error)/, 'nobody was alarmed';
 }
 
+# where nothing else is measured, a job that was late has taken its time
+
+$n = Offload->new(backend => $b, http => $SERVER,
+                  zone => 'jobs 4m path=%%ZONE%%')->start;
+
+my ($only) = deferred('/soon/only');
+my $measured;
+
+is $n->settled($only)->{status}, 'failed', 'it is late';
+wait_until(20, sub {
+    $measured = unpack 'x2152 Q', read_file("$n->{zone_dir}/zone.v1") });
+cmp_ok abs($measured - 2_000_000), '<', 400_000, '.. by what it was given';
+
+
 # what the manual says a backend should type
 
 my ($told, $its) = deferred('/manual', headers => [
     Host => '127.0.0.1:' . $n->port ]);
-my @commands = grep { /OFFLOAD_JOB_URL/ } read_file(
+my @commands = grep { /offload_job_url/ } read_file(
     "$Offload::ROOT/docs/http-api.md") =~ /^    (curl .*(?:(?<=\\)\n.*)*)/mg;
 
 Util::write_file("$n->{prefix}/result.csv", "a,b\n1,2\n");
-$ENV{OFFLOAD_JOB_URL} = $its->{url};
-$ENV{OFFLOAD_JOB_TOKEN} = $its->{token};
+$ENV{offload_job_url} = $its->{url};
+$ENV{offload_job_token} = $its->{token};
 is scalar(@commands), 2, 'the manual has two examples';
 
 for (@commands) {

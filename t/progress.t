@@ -35,7 +35,13 @@ server {
         try_files /none @there;
     }
     location @there { proxy_pass http://%%BACKEND%%; }
-    location /jobs/ { offload_status jobs; }
+    location /owned/ {
+        offload jobs;
+        offload_owner $http_x_user;
+        offload_base_url https://api.example.com/v1;
+        proxy_pass http://%%BACKEND%%;
+    }
+    location /jobs/ { offload_status jobs; offload_owner $http_x_user; }
 }
 server {
     listen 127.0.0.1:%%PORT2%% http2;
@@ -76,7 +82,7 @@ is $at->{url}, $job->{url}, 'the URL is that of the Location';
 like $at->{token}, qr/^[0-7][0-9a-hjkmnp-tv-z]{25}$/, 'a token of 128 bits';
 is_deeply [ sort grep { /^offload-/ } map { lc $_->[0] }
             @{ $seen[0]{headers} } ],
-    [ qw(offload-attempt offload-job-id offload-job-token
+    [ qw(offload-attempt offload-depth offload-job-id offload-job-token
          offload-job-url) ],
     'each of ours once, none of the client';
 
@@ -96,6 +102,20 @@ my (undef, $mine, $open) = running(at => '/mine');
 
 is $mine->{url}, '', 'proxy_set_header rules';
 $b->open_gate($open);
+
+
+my ($owned, $his, $done) = running(at => '/owned',
+                                   headers => [ 'X-User' => 'me' ]);
+
+is $his->{url}, "https://api.example.com/v1/jobs/$owned->{id}",
+    'offload_base_url rules the URL';
+$his->{path} = "/jobs/$owned->{id}";
+is code(Report::progress($n, $his, { progress => 12 })), 204,
+    'the token is the right to report, whoever the owner is';
+is code($n->get($his->{path})), 404, '.. and to nothing else';
+is $n->status($his->{path}, headers => [ 'X-User' => 'me' ])->{progress}, 12,
+    'who sees it';
+$b->open_gate($done);
 
 
 # progress is seen

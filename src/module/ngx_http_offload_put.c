@@ -99,9 +99,13 @@ ngx_http_offload_put(ngx_http_request_t *r)
         return ngx_http_offload_refuse(r, &ngx_http_offload_bad_header);
     }
 
-    ctx = ngx_http_offload_add_ctx(r);
+    ctx = ngx_http_offload_get_ctx(r);
+
     if (ctx == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        ctx = ngx_http_offload_add_ctx(r);
+        if (ctx == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
     }
 
     /* see ngx_http_offload_accept() */

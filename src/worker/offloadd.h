@@ -31,11 +31,13 @@
  *      offloadd_batch.c     operations and batches: between the two threads
  *      offloadd_store.c     the store thread
  *      offloadd_drain.c     SQs into the engine
+ *      offloadd_lend.c      capacity the loop has lent to the drain
  *      offloadd_drained.c   after the commit: slots, heads, answers
  *      offloadd_claim.c     who waits for the commit, and who gave up
  *      offloadd_report.c    what backends tell of their jobs
  *      offloadd_answer.c    answers into CQs
  *      offloadd_lmdb.c      the engine: environment, transactions
+ *      offloadd_lmdb_room.c  the engine: room for new jobs
  *      offloadd_lmdb_job.c  the engine: a job's rows
  *      offloadd_lmdb_make.c the engine: a store that is not there yet
  *      offloadd_lmdb_key.c  the engine: idempotency keys

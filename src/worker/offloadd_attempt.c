@@ -551,6 +551,11 @@ attempt_stored(struct offloadd *d, struct attempt *a)
         attempt_log_settled(a);
         now = mono_us();
 
+        if (a->started_us == 0) {               /* see defer_overdue() */
+            a->started_us = now - a->op.row.timeout_s * 1000000ull;
+            a->begun_us = a->started_us;
+        }
+
         if (a->op.row.state == STORE_COMPLETED
             || a->op.row.error == STORE_ERROR_BACKEND
             || a->op.row.error == STORE_ERROR_TIMEOUT)

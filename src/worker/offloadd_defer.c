@@ -116,6 +116,7 @@ defer_overdue(struct offloadd *d, uint32_t i)
     a->queue = job->queue;
     a->service_us = 0;
     queues_ran(&d->sched.queues, a->queue);
+    a->started_us = 0;                          /* long ago: attempt_stored() */
     attempt_link(d, a);
 
     (void) snprintf(a->message, sizeof(a->message), "attempt %u was deferred, "

@@ -159,6 +159,8 @@ int lmdb_keys_expire(struct lmdb *m, uint64_t now_ms, int max,
     struct engine_error *e);
 
 /* offloadd_lmdb_limit.c */
+int lmdb_room(void *self, uint64_t max, uint64_t *bytes,
+    struct engine_error *e);
 int lmdb_limit_check(struct lmdb *m, struct engine_insert *in,
     struct engine_error *e);
 int lmdb_count_limits(struct lmdb *m, struct engine_error *e);

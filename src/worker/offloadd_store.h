@@ -359,6 +359,9 @@ int drain_read(struct store *s, uint32_t max, struct engine_error *e);
 /* After the commit (into the batch), after an abort. */
 void drain_finish(struct store *s, struct store_batch *b);
 void drain_undo(struct store *s);
+/* offloadd_lend.c: what is lent is used, or given back */
+struct attempt *drain_borrow(struct store *s,
+    const struct zone_request_view *view, const void *request, size_t size);
 void drain_give_back(struct store *s, struct attempt *a);
 /* Room in the store again?  Until then new jobs are refused, or wait. */
 void drain_look(struct store *s);

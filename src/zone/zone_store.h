@@ -114,8 +114,8 @@ struct store_job {
     uint8_t   progress;                         /* percent + 1; 0: unknown */
     uint8_t   progress_len;                     /* then what it is at */
     uint16_t  reports;                          /* of progress, to tell them
-                                                    apart; of this attempt, as
-                                                    the two before */
+                                                   apart; of this attempt, as
+                                                   the two before */
     uint16_t  spare;
     uint8_t   owner[ZONE_DIGEST_SIZE];          /* see zone_request.h */
     uint32_t  result_ttl_s;                     /* 0: the zone's ttl */

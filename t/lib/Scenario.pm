@@ -486,9 +486,12 @@ sub story_failing {
     my $disk = disk();
     my $n = zone('memory', $disk->under,
         zone => "jobs 16m concurrency=1 path=%%ZONE%% store=$disk->{dir}");
+
+    # the first commit has it
+    is told(post($n, '/failing')), 202, 'accepted';
+
     my $pid = $n->by_hand('store.before-commit:1s');
 
-    is told(post($n, '/failing')), 202, 'accepted';
     Offload::wait_until(20, sub { stopped($pid) }) or fail('it stops');
 
     my $rule = $disk->fail(write => 'EIO', path => 'store.mdb', times => 1);

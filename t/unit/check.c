@@ -129,7 +129,7 @@ test_seeded(void)
     broken(lane->cq_tail = lane->cq_head + 4097, "ring of 4096 entries");
     broken(lane->cq_head = lane->cq_tail + 1, "ring of 4096 entries");
     broken(posted()->type = 1, "completion 0: type is 1");
-    broken(posted()->result = 9, "result 9");
+    broken(posted()->result = ZONE_RESULTS, "and result ");
     broken(lane->cq_sleeping = 5, "cq_sleeping is 5");
 
     broken(lane->slots_taken++, "but 5 slots are not free");
