@@ -32,7 +32,7 @@ const char  *ngx_http_offload_states[] = {
 
 static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored", "request-lost"
+    "result-not-stored", "request-lost", "exhausted", "expired"
 };
 
 

@@ -11,7 +11,7 @@
 #include <string.h>
 
 
-static int
+int
 lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e)
 {
@@ -112,6 +112,11 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.body_size = in->view->fixed.body_size;
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
+
+    if (in->view->fixed.deadline_s) {
+        in->row.deadline_ms = in->row.created_ms
+                              + in->view->fixed.deadline_s * 1000ull;
+    }
 
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;
@@ -237,6 +242,7 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
 
     row.state = STORE_QUEUED;
     row.strikes = op->row.strikes;
+    row.failures = op->row.failures;
     row.not_before_ms = op->row.not_before_ms;
     row.type_len = 0;
     row.message_len = 0;
@@ -330,6 +336,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.state = op->row.state;
     row.error = op->row.error;
     row.strikes = op->row.strikes;
+    row.failures = op->row.failures;
     row.finished_ms = op->row.finished_ms;
     row.expires_ms = op->row.expires_ms;
     row.not_before_ms = 0;
@@ -338,6 +345,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
     row.flags |= op->headers ? STORE_HAS_RESULT : 0;
+    row.flags |= op->row.flags & STORE_DEAD;
 
     size = sizeof(row);
 
@@ -369,7 +377,6 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
 {
     int                      rc;
     MDB_val                  key, data;
-    struct zone_request      request;
     struct store_expiry_key  expiry;
 
     memcpy(m->row, row, sizeof(*row));
@@ -386,23 +393,15 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
     rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
 
     if (rc == 0) {
-        if (data.mv_size >= sizeof(request)) {
-            memcpy(&request, data.mv_data, sizeof(request));
-
-            if ((request.flags & ZONE_REQUEST_BODY_FILE)
-                && lmdb_doom(m, ZONE_DIR_SPOOL, row->id, 0, e) != 0)
-            {
-                return -1;
-            }
-        }
-
         if (lmdb_key_file(m, &data, row, e) != 0) {
             return -1;
         }
 
-        lmdb_seq_key(&key, &seq);
+        rc = row->flags & STORE_DEAD
+             ? lmdb_dead_put(m, seq, row, e)
+             : lmdb_drop_request(m, seq, row, &data, e);
 
-        if (lmdb_del(m, LMDB_REQUESTS, &key, e) != 0) {
+        if (rc != 0) {
             return -1;
         }
     }
@@ -456,15 +455,18 @@ lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
 }
 
 
-/* A settled job's result goes; what its row says of it, except that, stays. */
+/*
+ * A settled job's result goes; what its row says of it, except that, stays.
+ * A dead letter is not wanted any more, either.
+ */
 
-static int
+int
 lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
     struct engine_error *e)
 {
-    int      rc;
-    size_t   size;
-    MDB_val  key, data;
+    if ((row->flags & STORE_DEAD) && lmdb_dead_drop(m, seq, row, e) != 0) {
+        return -1;
+    }
 
     if (lmdb_drop_result(m, seq, row, e) != 0) {
         return -1;
@@ -472,6 +474,20 @@ lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
 
     row->flags = (uint8_t) ((row->flags & ~STORE_HAS_RESULT)
                             | STORE_DISCARDED);
+
+    return lmdb_put_strings(m, seq, row, e);
+}
+
+
+/* The row anew, before the strings that are there. */
+
+int
+lmdb_put_strings(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e)
+{
+    int      rc;
+    size_t   size;
+    MDB_val  key, data;
 
     lmdb_seq_key(&key, &seq);
     rc = mdb_get(m->txn, m->db[LMDB_JOBS], &key, &data);
@@ -495,7 +511,7 @@ lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
 
 /* ENGINE_NOT_FOUND when there is no job of that id. */
 
-static int
+int
 lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
     struct engine_error *e)
 {

@@ -481,6 +481,10 @@ loop_timeout(struct offloadd *d)
         at = d->sched.paced_until;
     }
 
+    if (deadline_next(d) < at) {
+        at = deadline_next(d);
+    }
+
     if (queue_next_due(&d->sched.queue) < at) {
         at = queue_next_due(&d->sched.queue);
     }
@@ -547,6 +551,7 @@ loop_run(struct offloadd *d)
             attempt_hand_back(d);
         }
 
+        deadline_run(d);
         sched_dispatch(d);
         loop_flush(d);
         sched_publish(d);

@@ -76,6 +76,10 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
     job = job_at(&s->table, i);
     job->retries = row->strikes;
 
+    if (deadline_add(ctx->daemon, seq, row->deadline_ms) != 0) {
+        return -1;
+    }
+
     ctx->jobs++;
     ctx->attempted += row->attempts > 0;
 

@@ -48,6 +48,17 @@ sched_free(struct sched *s)
 
 
 uint64_t
+sched_random(struct sched *s)
+{
+    s->random ^= s->random << 13;               /* xorshift64 */
+    s->random ^= s->random >> 7;
+    s->random ^= s->random << 17;
+
+    return s->random;
+}
+
+
+uint64_t
 sched_backoff(struct sched *s, uint32_t retries)
 {
     uint64_t  most;
@@ -59,11 +70,7 @@ sched_backoff(struct sched *s, uint32_t retries)
         most = SCHED_BACKOFF_MAX_MS;
     }
 
-    s->random ^= s->random << 13;               /* xorshift64 */
-    s->random ^= s->random >> 7;
-    s->random ^= s->random << 17;
-
-    return s->random % (most + 1);
+    return sched_random(s) % (most + 1);
 }
 
 
@@ -156,6 +163,7 @@ sched_new_job(struct offloadd *d, struct store_event *ev)
 
     job = job_at(&d->sched.table, i);
     job->has_slot = ev->has_slot != 0;
+    (void) deadline_add(d, ev->seq, ev->deadline_ms);
 
     if (job->has_slot && sched_short_of_slots(d, ev->lane)) {
         sched_free_slot(d, i);
@@ -277,6 +285,11 @@ static void
 sched_op(struct offloadd *d, struct store_op *op)
 {
     struct attempt  *a = (struct attempt *) op;
+
+    if (op->type >= STORE_OP_REDRIVE) {
+        dead_stored(d, op);
+        return;
+    }
 
     if (op->type == STORE_OP_START && a->job != JOB_NONE
         && op->result != STORE_OP_STALE)

@@ -14,7 +14,12 @@ enum store_op_type {
     STORE_OP_START = 1,                         /* queued -> running */
     STORE_OP_SETTLE,                            /* running -> an end */
     STORE_OP_REQUEUE,                           /* running -> queued */
-    STORE_OP_ANSWER                             /* a CQ entry to post */
+    STORE_OP_ANSWER,                            /* a CQ entry to post */
+    STORE_OP_OVERDUE,                           /* queued -> failed */
+    STORE_OP_REDRIVE,                           /* dead -> queued */
+    STORE_OP_PURGE,                             /* a dead letter's end */
+    STORE_OP_SHOW,                              /* one of them */
+    STORE_OP_LIST                               /* and many */
 };
 
 enum store_op_result {
@@ -35,17 +40,38 @@ struct store_op {
      * The job's row.  START fills it in as it is from then on; SETTLE takes
      * state, error, strikes, http_status, finished_ms and result_size from
      * it, REQUEUE strikes and not_before_ms; attempts is the lease of both.
+     * REDRIVE, PURGE and SHOW find the job by row.id, and fill in seq and row.
      */
     struct store_job         row;
-    struct buf               request;           /* START: its copy */
+    struct buf               request;           /* START, SHOW: its copy */
 
     const char              *type_text;         /* SETTLE: row.type_len */
     const char              *message;           /* SETTLE: message_len */
     const struct buf        *headers;           /* SETTLE: NULL: no result */
     const struct buf        *body;              /* SETTLE: inline, or NULL */
+    uint64_t                 dead_ttl_ms;       /* SETTLE: a dead letter's */
+    struct dead_list        *list;              /* LIST */
 
     uint32_t                 lane;              /* ANSWER */
     struct zone_completion   answer;
+};
+
+/* Dead letters, a page of them: those behind `queue`, `seq`. */
+
+struct dead_entry {
+    uint64_t          seq;
+    struct store_job  row;
+    char              type[STORE_TYPE_MAX + 1];
+    char              message[STORE_MESSAGE_MAX + 1];
+};
+
+struct dead_list {
+    uint32_t           one_queue;               /* no other than `queue` */
+    uint64_t           queue;                   /* its hash */
+    uint64_t           seq;                     /* 0: from the first on */
+    uint32_t           max;
+    uint32_t           n;                       /* out */
+    struct dead_entry *entries;                 /* room for max */
 };
 
 enum store_event_type {
@@ -69,6 +95,7 @@ struct store_event {
     uint64_t         token;                     /* CANCEL, WATCH */
     uint32_t         result;                    /* CANCEL: ..._completion */
     struct attempt  *attempt;                   /* JOB: started at once */
+    uint64_t         deadline_ms;               /* JOB, SLOT; 0: none */
 };
 
 /* All that one commit made true: events first, then operations. */
@@ -153,6 +180,20 @@ struct engine {
     int       (*settle)(void *self, struct store_op *op,
                    struct engine_error *e);
     int       (*requeue)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    /* A job that waited until its deadline: as SETTLE.  STALE when it has
+     * none, or more time; then the row is as it is. */
+    int       (*overdue)(void *self, struct store_op *op, uint64_t now_ms,
+                   struct engine_error *e);
+    /* Dead letters: STALE when it is none, NOT_FOUND when there is no such
+     * job.  One that is queued already has been driven again. */
+    int       (*redrive)(void *self, struct store_op *op, uint64_t now_ms,
+                   struct engine_error *e);
+    int       (*purge)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*show)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*list)(void *self, struct dead_list *list,
                    struct engine_error *e);
     int       (*cancel)(void *self, struct engine_cancel *c,
                    struct engine_error *e);

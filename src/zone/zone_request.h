@@ -41,9 +41,11 @@ struct zone_request {
                                                kept variables; opaque, token
                                                characters and spaces */
     uint32_t  headers_len;
+    uint32_t  deadline_s;                   /* from created_ms; 0: none */
+    uint32_t  pad;
 };
 
-_Static_assert(sizeof(struct zone_request) == 40, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 48, "zone_request");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
 
 /*
