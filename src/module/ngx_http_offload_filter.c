@@ -237,8 +237,7 @@ ngx_http_offload_tell_upstream(ngx_http_request_t *r)
     u = r->upstream;
 
     if (r->headers_out.status < NGX_HTTP_BAD_REQUEST
-        || u->headers_in.status_n == r->headers_out.status
-        || ZONE_MUTANT("replay.upstream"))
+        || u->headers_in.status_n == r->headers_out.status)
     {
         return NGX_OK;
     }

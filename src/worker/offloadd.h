@@ -50,6 +50,7 @@
  *      offloadd_retry.c     whether there is another one
  *      offloadd_dead.c      dead letters: asked for, done again, removed
  *      offloadd_deadline.c  jobs whose time is over
+ *      offloadd_orders.c    what tests ask for
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
@@ -453,6 +454,15 @@ int dead_submit(struct offloadd *d, uint32_t type, const uint8_t *id,
 int dead_submit_list(struct offloadd *d, struct dead_list *list,
     dead_done done, void *ctx);
 void dead_stored(struct offloadd *d, struct store_op *op);
+
+
+/* offloadd_orders.c */
+
+#ifdef OFFLOAD_FAILPOINTS
+void orders_read(struct offloadd *d);
+#else
+#define orders_read(d)
+#endif
 
 
 /* offloadd_result.c: one answer */

@@ -136,9 +136,7 @@ deadline_run(struct offloadd *d)
 
     now = clock_ms();
 
-    while (!deadline_held(d) && h->heap[0].at_ms <= now
-           && !ZONE_MUTANT("deadline.run"))
-    {
+    while (!deadline_held(d) && h->heap[0].at_ms <= now) {
         first = h->heap[0];
         h->n--;
         deadline_down(h, 0, h->heap[h->n]);

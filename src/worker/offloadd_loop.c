@@ -261,6 +261,7 @@ loop_signal(struct offloadd *d)
 
         case SIGUSR1:
             log_tick();
+            orders_read(d);
             break;
 
         case SIGCONT:
