@@ -202,7 +202,12 @@ start(struct offloadd *d)
         return -1;
     }
 
-    if (sched_init(&d->sched) != 0 || open_sockets(d) != 0) {
+    if (sched_init(&d->sched) != 0 || sched_configure(d) != 0) {
+        log_text(LOG_ERROR, "no memory for %u queues", d->policy.nqueues);
+        return -1;
+    }
+
+    if (open_sockets(d) != 0) {
         return -1;
     }
 
@@ -221,7 +226,8 @@ start(struct offloadd *d)
         log_uint(&l, "pid", (uint64_t) getpid());
         log_uint(&l, "lanes", d->zone.geo.lanes);
         log_uint(&l, "concurrency", d->policy.concurrency);
-        log_uint(&l, "waiting", d->sched.queue.waiting);
+        log_uint(&l, "waiting", d->sched.queues.ready
+                               + d->sched.queues.delayed);
         log_end(&l);
     }
 
@@ -234,6 +240,7 @@ start(struct offloadd *d)
 static void
 stop(struct offloadd *d)
 {
+    struct store_op     *op, *after;
     struct store_batch  *b, *next;
 
     store_stop(&d->store);
@@ -244,6 +251,14 @@ stop(struct offloadd *d)
         for (i = 0; i < b->n; i++) {
             if (b->events[i].attempt) {
                 attempt_put(d, b->events[i].attempt);
+            }
+        }
+
+        for (op = b->ops; op; op = after) {
+            after = op->next;
+
+            if (op->type == STORE_OP_QUEUE) {
+                free(op);
             }
         }
 
@@ -264,6 +279,8 @@ stop(struct offloadd *d)
     free(d->store.items);
     free(d->store.rings);
     free(d->store.pending);
+    free(d->store.rules);
+    policy_free(&d->policy);
     zone_close(&d->zone);
     close(d->store_lock);
     close(d->lock);                             /* last: now another may */

@@ -26,6 +26,7 @@
  *      offloadd.c           main, arguments, locks
  *      offloadd_util.c      memory, clocks
  *      offloadd_policy.c    policy.json
+ *      offloadd_policy_queue.c  its queues
  *      offloadd_log.c       logfmt lines
  *      offloadd_batch.c     operations and batches: between the two threads
  *      offloadd_store.c     the store thread
@@ -37,13 +38,20 @@
  *      offloadd_lmdb_job.c  the engine: a job's rows
  *      offloadd_lmdb_make.c the engine: a store that is not there yet
  *      offloadd_lmdb_key.c  the engine: idempotency keys
+ *      offloadd_lmdb_queue.c  the engine: rates and flags of queues
  *      offloadd_lmdb_dead.c the engine: jobs that failed with their requests
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_files.c     spool and blob files
  *      offloadd_recover.c   what a dead worker left
- *      offloadd_jobs.c      jobs in memory: table, lists, heaps
+ *      offloadd_jobs.c      jobs in memory: table, heaps
+ *      offloadd_fair.c      whose turn it is within a queue
+ *      offloadd_rate.c      a queue's rate
+ *      offloadd_adapt.c     a queue's backend: what it bears, whether it is up
+ *      offloadd_queue.c     all queues
+ *      offloadd_queues.c    which queues there are
  *      offloadd_sched.c     whose turn it is
+ *      offloadd_sched_queue.c  what attempts mean to their queues
  *      offloadd_watch.c     requests in nginx that wait for a job to change
  *      offloadd_attempt.c   the life of one attempt, what its end means
  *      offloadd_failed.c    its end without a good answer
@@ -146,43 +154,6 @@ void log_text(int level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
 
-/* offloadd_policy.c */
-
-enum durability {
-    DURABILITY_MEMORY = 0,
-    DURABILITY_DISK
-};
-
-struct policy {
-    char      zone[64];
-    char      path[ZONE_PATH_MAX + 1];
-    char      store[PATH_MAX];
-    int       durability;                       /* these four are fixed */
-    uint64_t  max_bytes;                        /* of the store's file; 0: as
-                                                   the disk has room */
-    uint32_t  concurrency;
-    uint64_t  ttl_ms;
-    uint64_t  tombstone_ms;
-    uint64_t  leave_ms;
-    char      log[PATH_MAX];
-    int       log_level;
-};
-
-#define POLICY_CONCURRENCY_MAX  100000
-#define POLICY_MS_MAX           (400ull * 366 * 86400 * 1000)
-
-struct policy_error {
-    char  text[512];
-};
-
-int policy_load(struct policy *p, const char *file, struct policy_error *e);
-int policy_parse(struct policy *p, const char *text, size_t len,
-    const char *name, struct policy_error *e);
-/* The name of a fixed value that differs, or NULL. */
-const char *policy_fixed_differs(const struct policy *a,
-    const struct policy *b);
-
-
 /* offloadd_retry.c */
 
 #define RETRY_STATUSES        200               /* 400 to 599 */
@@ -192,11 +163,11 @@ const char *policy_fixed_differs(const struct policy *a,
 struct retry_policy {
     uint32_t  max;                              /* attempts; 0, 1: an answer
                                                    is final */
-    uint32_t  jitter;                           /* 1: full, 0: none */
+    uint8_t   jitter;                           /* 1: full, 0: none */
     uint64_t  backoff_ms;
     uint64_t  backoff_max_ms;
     uint64_t  on[4];                            /* a bit for each */
-    char      methods[160];                     /* "GET PUT": those that can
+    char      methods[256];                     /* ",GET,PUT,": those that can
                                                    be repeated; "": by RFC */
 };
 
@@ -235,6 +206,61 @@ uint64_t retry_after(const char *value, uint64_t now_ms);
 int retry_on(struct retry_policy *p, const char *word);
 
 
+/* offloadd_policy.c */
+
+enum durability {
+    DURABILITY_MEMORY = 0,
+    DURABILITY_DISK
+};
+
+struct queue_policy {
+    char      name[65];
+    uint8_t   adaptive;
+    uint8_t   circuit;                          /* it was configured */
+    uint32_t  concurrency;                      /* 0: the zone's */
+    uint32_t  rate_count;                       /* 0: no rate */
+    uint32_t  rate_burst;                       /* beyond the first */
+    uint64_t  rate_period_ms;
+    struct retry_policy  retry;
+    uint64_t  deadline_s;                       /* 0: none */
+    uint64_t  dead_ttl_s;
+    uint32_t  limit_queued;                     /* 0: none */
+    uint32_t  limit_per_key;
+};
+
+struct policy {
+    char      zone[64];
+    char      path[ZONE_PATH_MAX + 1];
+    char      store[PATH_MAX];
+    int       durability;                       /* these four are fixed */
+    uint64_t  max_bytes;                        /* of the store's file; 0: as
+                                                   the disk has room */
+    uint32_t  concurrency;
+    uint64_t  ttl_ms;
+    uint64_t  tombstone_ms;
+    uint64_t  leave_ms;
+    char      log[PATH_MAX];
+    int       log_level;
+    uint32_t  nqueues;                          /* 1 or more */
+    struct queue_policy  *queues;               /* the default queue first */
+};
+
+#define POLICY_CONCURRENCY_MAX  100000
+#define POLICY_MS_MAX           (400ull * 366 * 86400 * 1000)
+
+struct policy_error {
+    char  text[512];
+};
+
+int policy_load(struct policy *p, const char *file, struct policy_error *e);
+int policy_parse(struct policy *p, const char *text, size_t len,
+    const char *name, struct policy_error *e);
+void policy_free(struct policy *p);
+/* The name of a fixed value that differs, or NULL. */
+const char *policy_fixed_differs(const struct policy *a,
+    const struct policy *b);
+
+
 /* offloadd_batch.c, offloadd_store.c, offloadd_lmdb*.c, offloadd_drain.c,
  * offloadd_claim.c, offloadd_answer.c */
 #include "offloadd_store.h"
@@ -271,93 +297,19 @@ int files_sync_made(const struct policy *p, struct engine_error *e);
 void files_sweep(struct store *s, int blobs);
 
 
-/* offloadd_jobs.c: jobs in memory (loop thread) */
-
-#define JOB_NONE              UINT32_MAX
-
-enum job_place {
-    JOB_FREE = 0,
-    JOB_FIFO,                                   /* its first turn */
-    JOB_DUE,                                    /* a later one, by seq */
-    JOB_BACKOFF,                                /* by time */
-    JOB_ATTEMPT
-};
-
-/* One job in memory, by index: there may be millions, so it stays small. */
-struct job {
-    uint64_t         seq;
-    uint8_t          id[ZONE_ID_SIZE];
-    union {
-        struct attempt  *attempt;               /* ATTEMPT */
-        struct {
-            uint32_t     next;                  /* FIFO, FREE */
-            uint32_t     prev;
-        };
-        uint32_t         heap;                  /* DUE, BACKOFF: where */
-    };
-    uint32_t         hash_next;
-    uint16_t         unreachable;               /* entrance gone, so often */
-    uint16_t         retries;                   /* for the backoff */
-    uint8_t          place;
-    uint8_t          has_slot;
-};
-
-_Static_assert(sizeof(struct job) <= 48, "there may be millions");
-
-struct job_heap_entry {
-    uint64_t  key;
-    uint32_t  job;
-};
-
-struct job_heap {
-    struct job_heap_entry  *entries;
-    uint32_t                n;
-    uint32_t                cap;
-};
-
-/* What waits: one queue's worth (there is one queue now). */
-struct job_queue {
-    uint32_t         head;
-    uint32_t         tail;
-    uint64_t         waiting;                   /* in all three */
-    struct job_heap  due;
-    struct job_heap  backoff;
-};
-
-struct job_table {
-    struct job  **chunks;
-    uint32_t      nchunks;
-    uint32_t      chunks_cap;
-    uint32_t      free;
-    uint32_t      count;
-    uint32_t     *hash;
-    uint32_t      hash_size;                    /* power of two */
-};
-
-struct job *job_at(struct job_table *t, uint32_t i);
-uint32_t job_add(struct job_table *t, uint64_t seq, const uint8_t *id);
-uint32_t job_find(struct job_table *t, uint64_t seq);
-void job_remove(struct job_table *t, uint32_t i);
-void job_table_free(struct job_table *t);
-
-void queue_init(struct job_queue *q);
-int queue_push(struct job_queue *q, struct job_table *t, uint32_t i);
-int queue_push_due(struct job_queue *q, struct job_table *t, uint32_t i);
-int queue_push_backoff(struct job_queue *q, struct job_table *t, uint32_t i,
-    uint64_t at);
-void queue_take(struct job_queue *q, struct job_table *t, uint32_t i);
-uint32_t queue_first(struct job_queue *q, struct job_table *t);
-/* Moves what is due out of the backoff. */
-void queue_due(struct job_queue *q, struct job_table *t, uint64_t now);
-uint64_t queue_next_due(const struct job_queue *q);
-void queue_free(struct job_queue *q);
+/* offloadd_jobs.c, offloadd_fair.c, offloadd_rate.c, offloadd_adapt.c,
+ * offloadd_queue.c (loop thread) */
+#include "offloadd_queue.h"
 
 
 /* offloadd_sched.c (loop thread) */
 
 struct sched {
     struct job_table  table;
-    struct job_queue  queue;
+    struct queues     queues;
+    uint32_t          rules;                    /* queues.changed, as the
+                                                   store was told; */
+    uint32_t          plain;                    /* so many are plain */
     uint32_t          running;                  /* attempts in all stages */
     uint32_t          epoch;                    /* see sched_pace() */
     uint32_t          young;                    /* attempts of this epoch */
@@ -381,9 +333,22 @@ uint64_t sched_random(struct sched *s);
 uint64_t sched_backoff(struct sched *s, uint32_t retries);
 void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
 void sched_forget(struct offloadd *d, uint32_t job);
+uint64_t sched_random(struct sched *s);
 void sched_free_slot(struct offloadd *d, uint32_t job);
 void sched_write_slot(struct offloadd *d, uint32_t job, uint32_t state,
     const struct store_job *row);
+
+
+/* offloadd_sched_queue.c (loop thread) */
+
+int sched_configure(struct offloadd *d);        /* from the policy */
+void sched_rules(struct offloadd *d);
+void sched_put_queue(struct offloadd *d, struct attempt *a);
+void sched_sent(struct offloadd *d, struct attempt *a);
+void sched_ended(struct offloadd *d, struct attempt *a);
+/* The outcome is known: enum replay_outcome. */
+void sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome);
+int sched_flags(struct offloadd *d, uint32_t hash, uint32_t flags);
 
 
 /* offloadd_watch.c (loop thread) */
@@ -564,6 +529,9 @@ struct attempt {
     uint32_t          job;                      /* JOB_NONE: canceled */
     uint32_t          stage;
     uint32_t          epoch;
+    uint32_t          queue;                    /* the job's */
+    uint8_t           reserved;                 /* counts in its rate */
+    uint8_t           probe;                    /* of its circuit */
     uint64_t          started_us;               /* mono */
     uint64_t          service_us;
     uint64_t          delay_ms;                 /* REQUEUE: in memory */
@@ -584,7 +552,8 @@ struct attempts {
 
 struct attempt *attempt_get(struct offloadd *d);
 void attempt_put(struct offloadd *d, struct attempt *a);
-int attempt_begin(struct offloadd *d, uint32_t job);
+void attempt_begin(struct offloadd *d, struct attempt *a, uint32_t job,
+    int probe);
 /* START is committed. */
 void attempt_started(struct offloadd *d, struct attempt *a);
 /* The transfer ended. */

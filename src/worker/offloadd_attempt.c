@@ -55,6 +55,9 @@ attempt_get(struct offloadd *d)
     }
 
     a->job = JOB_NONE;
+    a->reserved = 0;
+    a->probe = 0;
+    a->op.has_queue = 0;
     a->next = NULL;
     a->prev = NULL;
 
@@ -127,6 +130,7 @@ attempt_unlink(struct offloadd *d, struct attempt *a)
     }
 
     d->sched.running--;
+    sched_ended(d, a);
 
     if (a->epoch == d->sched.epoch) {
         d->sched.young--;
@@ -134,16 +138,12 @@ attempt_unlink(struct offloadd *d, struct attempt *a)
 }
 
 
-int
-attempt_begin(struct offloadd *d, uint32_t i)
-{
-    struct job      *job;
-    struct attempt  *a;
+/* The job has left its queue, which knows of it. */
 
-    a = attempt_get(d);
-    if (a == NULL) {
-        return -1;
-    }
+void
+attempt_begin(struct offloadd *d, struct attempt *a, uint32_t i, int probe)
+{
+    struct job  *job;
 
     job = job_at(&d->sched.table, i);
     job->place = JOB_ATTEMPT;
@@ -153,11 +153,13 @@ attempt_begin(struct offloadd *d, uint32_t i)
     a->stage = ATTEMPT_STARTING;
     a->op.type = STORE_OP_START;
     a->op.seq = job->seq;
+    a->queue = job->queue;
+    a->reserved = 1;
+    a->probe = probe != 0;
     attempt_link(d, a);
+    sched_put_queue(d, a);
 
     loop_submit(d, &a->op);
-
-    return 0;
 }
 
 
@@ -169,6 +171,7 @@ attempt_started(struct offloadd *d, struct attempt *a)
     a->service_us = 0;
     a->result.attempt = a->op.row.attempts;
     a->message[0] = '\0';
+    sched_sent(d, a);
 
     sched_write_slot(d, a->job, ZONE_SLOT_RUNNING, &a->op.row);
 
@@ -229,6 +232,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
                     attempt_reason(a, code));
 
     replay_stop(d, a);
+    sched_attempt_ended(d, a, outcome);
 
     switch (outcome) {
 
@@ -412,6 +416,7 @@ attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
     a->stage = ATTEMPT_ENDING;
     a->op.type = STORE_OP_REQUEUE;
     a->op.row.not_before_ms = delay_ms ? clock_ms() + delay_ms : 0;
+    sched_put_queue(d, a);
 
     loop_submit(d, &a->op);
 }
@@ -449,6 +454,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
         op->body = NULL;
     }
 
+    sched_put_queue(d, a);
     loop_submit(d, op);
 }
 

@@ -96,7 +96,8 @@ dead_log(const struct store_op *op)
 static void
 dead_redriven(struct offloadd *d, struct store_op *op)
 {
-    uint32_t  i;
+    uint32_t     i;
+    struct job  *job;
 
     if (job_find(&d->sched.table, op->seq) != JOB_NONE) {
         op->result = STORE_OP_STALE;
@@ -111,6 +112,12 @@ dead_redriven(struct offloadd *d, struct store_op *op)
         loop_fatal(d);
         return;
     }
+
+    job = job_at(&d->sched.table, i);
+    job->fair = op->row.fair;
+    job->queue = op->row.queue;
+    job->priority = op->row.priority < FAIR_LEVELS ? op->row.priority
+                                                   : FAIR_LEVELS - 1;
 
     sched_requeue(d, i, 0);
     watch_changed(d, op->seq, 0);

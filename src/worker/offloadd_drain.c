@@ -343,14 +343,43 @@ drain_give_back(struct store *s, struct attempt *a)
 }
 
 
+/* With the mutex: a queue that the policy has not is the default queue. */
+
+static int
+drain_may_start(struct store *s, const struct zone_request_view *view)
+{
+    uint32_t  i, hash;
+
+    if (view->fixed.delay_s) {
+        return 0;
+    }
+
+    hash = zone_queue_hash(view->queue.data, view->queue.len);
+
+    for (i = 0; i < s->nrules; i++) {
+        if (s->rules[i].hash == hash) {
+            return s->rules[i].plain;
+        }
+    }
+
+    return s->nrules && s->rules[0].plain;
+}
+
+
 static struct attempt *
-drain_borrow(struct store *s, const void *request, size_t size)
+drain_borrow(struct store *s, const struct zone_request_view *view,
+    const void *request, size_t size)
 {
     struct attempt  *a;
 
     pthread_mutex_lock(&s->mutex);
 
     a = s->lent;
+
+    if (a && !drain_may_start(s, view)) {
+        a = NULL;
+    }
+
     if (a) {
         s->lent = a->next;
     }
@@ -426,7 +455,8 @@ drain_job(struct store *s, struct drain_item *item,
         }
     }
 
-    a = drain_borrow(s, zone_record_payload(rec), item->record.payload);
+    a = drain_borrow(s, &view, zone_record_payload(rec),
+                     item->record.payload);
 
     memset(&in, 0, sizeof(in));
     in.record = &item->record;

@@ -142,6 +142,10 @@ drain_item_done(struct store *s, struct store_batch *b,
     ev->token = item->record.token;
     ev->result = item->result;
     memcpy(ev->id, item->record.id, ZONE_ID_SIZE);
+    ev->fair = item->row.fair;
+    ev->not_before_ms = item->row.not_before_ms;
+    ev->queue = item->row.queue;
+    ev->priority = item->row.priority;
 
     switch (item->kind) {
 

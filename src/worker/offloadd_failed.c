@@ -15,10 +15,6 @@
 #define FAILED_TEXT           128
 
 
-/* How long a dead letter of this job stays. */
-#define FAILED_DEAD_TTL_MS    (7ull * 86400 * 1000)
-
-
 static void
 failed_text(const struct attempt *a, uint32_t end, char text[FAILED_TEXT])
 {
@@ -56,6 +52,13 @@ failed_retry_after(const struct attempt *a)
 }
 
 
+static const struct queue_policy *
+failed_policy(const struct offloadd *d, const struct attempt *a)
+{
+    return &queues_find(&d->sched.queues, a->queue)->conf;
+}
+
+
 static void
 failed_again(struct offloadd *d, struct attempt *a, const char *text,
     uint64_t delay_ms)
@@ -77,7 +80,7 @@ failed_for_good(struct offloadd *d, struct attempt *a, uint32_t end,
 
     row->failures++;
     row->flags |= STORE_DEAD;
-    a->op.dead_ttl_ms = FAILED_DEAD_TTL_MS;
+    a->op.dead_ttl_ms = failed_policy(d, a)->dead_ttl_s * 1000;
 
     (void) snprintf(a->message, sizeof(a->message),
                     "%s, and %u attempts are all there are", text,
@@ -115,8 +118,8 @@ attempt_failed(struct offloadd *d, struct attempt *a, uint32_t end)
     f.no_retry = a->result.no_retry;
     f.at_most_once = (row->flags & STORE_AT_MOST_ONCE) != 0;
 
-    verdict = retry_decide(&retry_default, &f, sched_random(&d->sched),
-                           &delay);
+    verdict = retry_decide(&failed_policy(d, a)->retry, &f,
+                           sched_random(&d->sched), &delay);
 
     if (verdict == RETRY_AGAIN) {
         failed_again(d, a, text, delay);
@@ -186,12 +189,14 @@ failed_waiting(struct offloadd *d, uint32_t i)
         return;
     }
 
-    queue_take(&d->sched.queue, &d->sched.table, i);
+    queues_take(&d->sched.queues, &d->sched.table, i);
+    queues_ran(&d->sched.queues, job->queue);
 
     job->place = JOB_ATTEMPT;
     job->attempt = a;
 
     a->job = i;
+    a->queue = job->queue;
     a->stage = ATTEMPT_ENDING;
     a->service_us = 0;
     attempt_link(d, a);

@@ -1,13 +1,11 @@
 /*
- * Jobs in memory: what the loop has to know of each to schedule it.  Loop
- * thread (main, in recovery).  Nothing here outlives the process: the store
- * has it all.
+ * Jobs in memory: what the loop has to know of each to schedule it, and heaps
+ * of jobs.  Loop thread (main, in recovery).  Nothing here outlives the
+ * process: the store has it all.
  *
  * Jobs live in chunks and are named by 32-bit indices, so that a million of
- * them cost some 60 MB and never move.  A job that waits is in exactly one of
- * three places of its queue: the list of those whose first turn is to come,
- * the heap of those that had a turn and are due again (by seq: the oldest
- * first), the heap of those that wait for a time.
+ * them cost some 65 MB and never move.  A job is in at most one list or heap
+ * at a time, and knows where.
  */
 
 #include "offloadd.h"
@@ -183,6 +181,13 @@ job_remove(struct job_table *t, uint32_t i)
 }
 
 
+uint32_t
+job_table_size(const struct job_table *t)
+{
+    return t->nchunks * JOB_CHUNK;
+}
+
+
 void
 job_table_free(struct job_table *t)
 {
@@ -253,14 +258,15 @@ heap_down(struct job_heap *h, struct job_table *t, uint32_t at,
 }
 
 
-static int
-heap_push(struct job_heap *h, struct job_table *t, uint64_t key, uint32_t job)
+int
+job_heap_push(struct job_heap *h, struct job_table *t, uint64_t key,
+    uint32_t job)
 {
     uint32_t                cap;
     struct job_heap_entry  *p, e = { key, job };
 
     if (h->n == h->cap) {
-        cap = h->cap ? h->cap * 2 : 64;
+        cap = h->cap ? h->cap * 2 : 4;
 
         p = realloc(h->entries, cap * sizeof(*p));
         if (p == NULL) {
@@ -277,8 +283,8 @@ heap_push(struct job_heap *h, struct job_table *t, uint64_t key, uint32_t job)
 }
 
 
-static void
-heap_remove(struct job_heap *h, struct job_table *t, uint32_t at)
+void
+job_heap_remove(struct job_heap *h, struct job_table *t, uint32_t at)
 {
     struct job_heap_entry  last;
 
@@ -294,153 +300,4 @@ heap_remove(struct job_heap *h, struct job_table *t, uint32_t at)
     } else {
         heap_down(h, t, at, last);
     }
-}
-
-
-void
-queue_init(struct job_queue *q)
-{
-    memset(q, 0, sizeof(*q));
-    q->head = JOB_NONE;
-    q->tail = JOB_NONE;
-}
-
-
-void
-queue_free(struct job_queue *q)
-{
-    free(q->due.entries);
-    free(q->backoff.entries);
-}
-
-
-int
-queue_push(struct job_queue *q, struct job_table *t, uint32_t i)
-{
-    struct job  *job = job_at(t, i);
-
-    job->place = JOB_FIFO;
-    job->next = JOB_NONE;
-    job->prev = q->tail;
-
-    if (q->tail == JOB_NONE) {
-        q->head = i;
-
-    } else {
-        job_at(t, q->tail)->next = i;
-    }
-
-    q->tail = i;
-    q->waiting++;
-
-    return 0;
-}
-
-
-int
-queue_push_due(struct job_queue *q, struct job_table *t, uint32_t i)
-{
-    struct job  *job = job_at(t, i);
-
-    if (heap_push(&q->due, t, job->seq, i) != 0) {
-        return queue_push(q, t, i);             /* late, but not lost */
-    }
-
-    job->place = JOB_DUE;
-    q->waiting++;
-
-    return 0;
-}
-
-
-int
-queue_push_backoff(struct job_queue *q, struct job_table *t, uint32_t i,
-    uint64_t at)
-{
-    if (heap_push(&q->backoff, t, at, i) != 0) {
-        return queue_push(q, t, i);
-    }
-
-    job_at(t, i)->place = JOB_BACKOFF;
-    q->waiting++;
-
-    return 0;
-}
-
-
-/* Out of wherever it waits. */
-
-void
-queue_take(struct job_queue *q, struct job_table *t, uint32_t i)
-{
-    struct job  *job = job_at(t, i);
-
-    switch (job->place) {
-
-    case JOB_FIFO:
-
-        if (job->prev == JOB_NONE) {
-            q->head = job->next;
-        } else {
-            job_at(t, job->prev)->next = job->next;
-        }
-
-        if (job->next == JOB_NONE) {
-            q->tail = job->prev;
-        } else {
-            job_at(t, job->next)->prev = job->prev;
-        }
-
-        break;
-
-    case JOB_DUE:
-        heap_remove(&q->due, t, job->heap);
-        break;
-
-    case JOB_BACKOFF:
-        heap_remove(&q->backoff, t, job->heap);
-        break;
-
-    default:
-        return;
-    }
-
-    job->place = JOB_FREE;
-    q->waiting--;
-}
-
-
-/* Whose turn it is; it stays where it is. */
-
-uint32_t
-queue_first(struct job_queue *q, struct job_table *t)
-{
-    if (q->due.n > 0
-        && (q->head == JOB_NONE
-            || q->due.entries[0].key < job_at(t, q->head)->seq))
-    {
-        return q->due.entries[0].job;
-    }
-
-    return q->head;
-}
-
-
-void
-queue_due(struct job_queue *q, struct job_table *t, uint64_t now)
-{
-    uint32_t  i;
-
-    while (q->backoff.n > 0 && q->backoff.entries[0].key <= now) {
-        i = q->backoff.entries[0].job;
-        queue_take(q, t, i);
-        (void) queue_push_due(q, t, i);
-    }
-}
-
-
-uint64_t
-queue_next_due(const struct job_queue *q)
-{
-    return q->backoff.n ? q->backoff.entries[0].key : UINT64_MAX;
 }

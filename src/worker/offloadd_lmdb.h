@@ -174,6 +174,14 @@ int lmdb_get_rings(void *self, struct store_rings *row, size_t size,
 int lmdb_put_rings(void *self, const struct store_rings *row, size_t size,
     const struct engine_turned *t, struct engine_error *e);
 
+/* offloadd_lmdb_queue.c */
+void lmdb_queue_row(struct store_job *row,
+    const struct zone_request_view *view);
+int lmdb_put_queue(void *self, const struct store_queue *row,
+    struct engine_error *e);
+int lmdb_queues(void *self, engine_queue each, void *ctx,
+    struct engine_error *e);
+
 /* offloadd_lmdb_scan.c */
 int lmdb_recover(void *self, engine_scan scan, void *ctx,
     struct engine_error *e);

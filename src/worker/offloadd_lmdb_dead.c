@@ -36,9 +36,7 @@ lmdb_dead_put(struct lmdb *m, uint64_t seq, const struct store_job *row,
     MDB_val                key, data;
     struct store_dead_key  k;
 
-    (void) row;
-
-    lmdb_dead_key(&key, &k, 0, seq);
+    lmdb_dead_key(&key, &k, row->queue, seq);
     data.mv_data = NULL;
     data.mv_size = 0;
 
@@ -79,7 +77,7 @@ lmdb_dead_unlist(struct lmdb *m, uint64_t seq, struct store_job *row,
     struct store_dead_key  k;
 
     row->flags = (uint8_t) (row->flags & ~STORE_DEAD);
-    lmdb_dead_key(&key, &k, 0, seq);
+    lmdb_dead_key(&key, &k, row->queue, seq);
 
     return lmdb_del(m, LMDB_DEAD, &key, e);
 }
@@ -353,6 +351,9 @@ lmdb_list(void *self, struct dead_list *list, struct engine_error *e)
             mdb_cursor_close(cursor);
             return -1;
         }
+
+        list->queue = lmdb_big_endian(k.queue);
+        list->seq = seq;
 
         rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT);
     }

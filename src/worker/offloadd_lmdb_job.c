@@ -113,6 +113,8 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
 
+    lmdb_queue_row(&in->row, in->view);
+
     if (in->view->fixed.deadline_s) {
         in->row.deadline_ms = in->row.created_ms
                               + in->view->fixed.deadline_s * 1000ull;

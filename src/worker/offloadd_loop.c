@@ -447,7 +447,8 @@ loop_over(struct offloadd *d, int *code)
     {
         log_text(LOG_NOTICE, "nginx is gone, so the worker leaves; %llu jobs "
                  "wait in the store",
-                 (unsigned long long) d->sched.queue.waiting);
+                 (unsigned long long) (d->sched.queues.ready
+                                       + d->sched.queues.delayed));
         return 1;
     }
 
@@ -469,7 +470,7 @@ loop_flush(struct offloadd *d)
 static int
 loop_timeout(struct offloadd *d)
 {
-    uint64_t  now, at;
+    uint64_t  now, at, due;
 
     now = mono_ms();
     at = d->loop.tick_at;
@@ -486,8 +487,10 @@ loop_timeout(struct offloadd *d)
         at = deadline_next(d);
     }
 
-    if (queue_next_due(&d->sched.queue) < at) {
-        at = queue_next_due(&d->sched.queue);
+    due = queues_wake(&d->sched.queues);
+
+    if (due != UINT64_MAX && (due + 999) / 1000 < at) {
+        at = (due + 999) / 1000;
     }
 
     return at > now ? (int) (at - now) : 0;

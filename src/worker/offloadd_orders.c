@@ -52,12 +52,10 @@ orders_listed(struct offloadd *d, struct dead_op *op)
         }
     }
 
-    if (list->n == list->max) {
-        list->seq = list->entries[list->n - 1].seq;
-
-        if (dead_submit_list(d, list, orders_listed, NULL) == 0) {
-            return;
-        }
+    if (list->n == list->max
+        && dead_submit_list(d, list, orders_listed, NULL) == 0)
+    {
+        return;
     }
 
     log_text(LOG_INFO, "no more dead letters");

@@ -9,11 +9,10 @@
  * policy this worker does not understand whole is not one to guess about.
  */
 
-#include "offloadd.h"
+#include "offloadd_policy.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,55 +21,39 @@
 
 
 #define POLICY_LAYOUT         1
-#define POLICY_FILE_MAX       (1024 * 1024)
+#define POLICY_FILE_MAX       (4 * 1024 * 1024)
 
-
-enum policy_type {
-    POLICY_STRING,
-    POLICY_PATH,                                /* absolute */
-    POLICY_NUMBER,
-    POLICY_COUNT,                               /* 32 bits */
-    POLICY_DURABILITY,
-    POLICY_LEVEL,
-    POLICY_LAYOUT_KEY
-};
-
-struct policy_key {
-    const char       *name;
-    enum policy_type  type;
-    size_t            offset;
-    size_t            size;                     /* strings: room; else max */
-    uint64_t          min;                      /* strings: shortest */
-};
 
 #define member(m)     offsetof(struct policy, m)
 #define member_size(m)  sizeof(((struct policy *) 0)->m)
 
 static const struct policy_key  policy_keys[] = {
-    { "layout", POLICY_LAYOUT_KEY, 0, 0, 0 },
-    { "zone", POLICY_STRING, member(zone), member_size(zone), 1 },
-    { "path", POLICY_PATH, member(path), member_size(path), 1 },
-    { "store", POLICY_PATH, member(store), member_size(store) - 64, 1 },
-    { "durability", POLICY_DURABILITY, member(durability), 0, 0 },
-    { "max_bytes", POLICY_NUMBER, member(max_bytes), INT64_MAX, 0 },
+    { "layout", POLICY_LAYOUT_KEY, 0, 0, 0, 0 },
+    { "zone", POLICY_STRING, member(zone), member_size(zone), 1, 0 },
+    { "path", POLICY_PATH, member(path), member_size(path), 1, 0 },
+    { "store", POLICY_PATH, member(store), member_size(store) - 64, 1, 0 },
+    { "durability", POLICY_DURABILITY, member(durability), 0, 0, 0 },
+    { "max_bytes", POLICY_NUMBER, member(max_bytes), INT64_MAX, 0, 0 },
     { "concurrency", POLICY_COUNT, member(concurrency),
-      POLICY_CONCURRENCY_MAX, 1 },
-    { "ttl_ms", POLICY_NUMBER, member(ttl_ms), POLICY_MS_MAX, 1 },
-    { "tombstone_ms", POLICY_NUMBER, member(tombstone_ms), POLICY_MS_MAX, 0 },
-    { "leave_ms", POLICY_NUMBER, member(leave_ms), POLICY_MS_MAX, 0 },
-    { "log", POLICY_STRING, member(log), member_size(log), 0 },
-    { "log_level", POLICY_LEVEL, member(log_level), 0, 0 },
+      POLICY_CONCURRENCY_MAX, 1, 0 },
+    { "ttl_ms", POLICY_NUMBER, member(ttl_ms), POLICY_MS_MAX, 1, 0 },
+    { "tombstone_ms", POLICY_NUMBER, member(tombstone_ms), POLICY_MS_MAX, 0,
+      0 },
+    { "leave_ms", POLICY_NUMBER, member(leave_ms), POLICY_MS_MAX, 0, 0 },
+    { "log", POLICY_STRING, member(log), member_size(log), 0, 0 },
+    { "log_level", POLICY_LEVEL, member(log_level), 0, 0, 0 },
+    { "queues", POLICY_OTHER, 0, 0, 0, 1 },
 };
 
 
-static int policy_string(struct policy *p, const struct policy_key *k,
+static int policy_string(void *p, const struct policy_key *k,
     const char *text, const char *name, struct policy_error *e);
-static int policy_number(struct policy *p, const struct policy_key *k,
+static int policy_number(void *p, const struct policy_key *k,
     const json_t *v, const char *name, struct policy_error *e);
 
 
 static int
-policy_value(struct policy *p, const struct policy_key *k, const json_t *v,
+policy_value(void *p, const struct policy_key *k, const json_t *v,
     const char *name, struct policy_error *e)
 {
     switch (k->type) {
@@ -87,6 +70,22 @@ policy_value(struct policy *p, const struct policy_key *k, const json_t *v,
 
         return policy_number(p, k, v, name, e);
 
+    case POLICY_BOOL:
+
+        if (!json_is_boolean(v)) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"%s\" is not true or false", name,
+                            k->name);
+            return -1;
+        }
+
+        *((uint8_t *) p + k->offset) = json_is_true(v);
+        return 0;
+
+    case POLICY_OTHER:
+
+        return 0;
+
     default:
 
         if (!json_is_string(v)) {
@@ -101,7 +100,7 @@ policy_value(struct policy *p, const struct policy_key *k, const json_t *v,
 
 
 static int
-policy_number(struct policy *p, const struct policy_key *k, const json_t *v,
+policy_number(void *p, const struct policy_key *k, const json_t *v,
     const char *name, struct policy_error *e)
 {
     json_int_t  n = json_integer_value(v);
@@ -139,7 +138,7 @@ policy_number(struct policy *p, const struct policy_key *k, const json_t *v,
 
 
 static int
-policy_string(struct policy *p, const struct policy_key *k, const char *text,
+policy_string(void *p, const struct policy_key *k, const char *text,
     const char *name, struct policy_error *e)
 {
     int     level;
@@ -151,10 +150,10 @@ policy_string(struct policy *p, const struct policy_key *k, const char *text,
     case POLICY_DURABILITY:
 
         if (strcmp(text, "memory") == 0) {
-            p->durability = DURABILITY_MEMORY;
+            *(int *) to = DURABILITY_MEMORY;
 
         } else if (strcmp(text, "disk") == 0) {
-            p->durability = DURABILITY_DISK;
+            *(int *) to = DURABILITY_DISK;
 
         } else {
             (void) snprintf(e->text, sizeof(e->text),
@@ -175,7 +174,19 @@ policy_string(struct policy *p, const struct policy_key *k, const char *text,
             return -1;
         }
 
-        p->log_level = level;
+        *(int *) to = level;
+        return 0;
+
+    case POLICY_JITTER:
+
+        if (strcmp(text, "full") != 0 && strcmp(text, "none") != 0) {
+            (void) snprintf(e->text, sizeof(e->text),
+                            "%s: \"%s\" is \"%.64s\", must be \"full\" or "
+                            "\"none\"", name, k->name, text);
+            return -1;
+        }
+
+        *to = text[0] == 'f';
         return 0;
 
     default:
@@ -202,43 +213,46 @@ policy_string(struct policy *p, const struct policy_key *k, const char *text,
 }
 
 
-static int
-policy_object(struct policy *p, json_t *root, const char *name,
-    struct policy_error *e)
+int
+policy_members(void *to, const struct policy_key *keys, size_t n,
+    const json_t *object, const char *name, struct policy_error *e)
 {
     size_t       i;
     json_t      *v;
     const char  *key;
 
-    if (!json_is_object(root)) {
+    if (!json_is_object(object)) {
         (void) snprintf(e->text, sizeof(e->text),
                         "%s: not a JSON object", name);
         return -1;
     }
 
-    for (i = 0; i < ARRAY_LENGTH(policy_keys); i++) {
-        v = json_object_get(root, policy_keys[i].name);
+    for (i = 0; i < n; i++) {
+        v = json_object_get(object, keys[i].name);
+
+        if (v == NULL && keys[i].optional) {
+            continue;
+        }
 
         if (v == NULL) {
             (void) snprintf(e->text, sizeof(e->text),
-                            "%s: \"%s\" is missing", name,
-                            policy_keys[i].name);
+                            "%s: \"%s\" is missing", name, keys[i].name);
             return -1;
         }
 
-        if (policy_value(p, &policy_keys[i], v, name, e) != 0) {
+        if (policy_value(to, &keys[i], v, name, e) != 0) {
             return -1;
         }
     }
 
-    json_object_foreach(root, key, v) {
-        for (i = 0; i < ARRAY_LENGTH(policy_keys); i++) {
-            if (strcmp(key, policy_keys[i].name) == 0) {
+    json_object_foreach((json_t *) (uintptr_t) object, key, v) {
+        for (i = 0; i < n; i++) {
+            if (strcmp(key, keys[i].name) == 0) {
                 break;
             }
         }
 
-        if (i == ARRAY_LENGTH(policy_keys)) {
+        if (i == n) {
             (void) snprintf(e->text, sizeof(e->text),
                             "%s: unknown key \"%.64s\"", name, key);
             return -1;
@@ -266,10 +280,29 @@ policy_parse(struct policy *p, const char *text, size_t len, const char *name,
         return -1;
     }
 
-    rc = policy_object(p, root, name, e);
+    rc = policy_members(p, policy_keys, ARRAY_LENGTH(policy_keys), root, name,
+                        e);
+
+    if (rc == 0) {
+        rc = policy_queues(p, json_object_get(root, "queues"), name, e);
+    }
+
     json_decref(root);
 
+    if (rc != 0) {
+        policy_free(p);
+    }
+
     return rc;
+}
+
+
+void
+policy_free(struct policy *p)
+{
+    free(p->queues);
+    p->queues = NULL;
+    p->nqueues = 0;
 }
 
 
@@ -400,6 +433,16 @@ policy_reload(struct offloadd *d, int forced)
     d->policy.log_level = p.log_level;
     memcpy(d->policy.log, p.log, sizeof(p.log));
 
+    free(d->policy.queues);
+    d->policy.queues = p.queues;
+    d->policy.nqueues = p.nqueues;
+
+    if (sched_configure(d) != 0) {
+        log_text(LOG_ERROR, "no memory for the policy's queues: the worker "
+                 "leaves, to be started again");
+        loop_fatal(d);
+    }
+
     atomic_store(&d->store.ttl_ms, p.ttl_ms);
     atomic_store(&d->store.tombstone_ms, p.tombstone_ms);
     atomic_store(&d->store.max_bytes, p.max_bytes);
@@ -408,5 +451,6 @@ policy_reload(struct offloadd *d, int forced)
         log_text(LOG_ERROR, "log %s: %s", p.log, strerror(errno));
     }
 
-    log_text(LOG_NOTICE, "policy read: concurrency %u", p.concurrency);
+    log_text(LOG_NOTICE, "policy read: concurrency %u, %u queue%s",
+             p.concurrency, p.nqueues, p.nqueues == 1 ? "" : "s");
 }

@@ -15,7 +15,6 @@
 #include <string.h>
 
 
-/* A backoff never lasts longer, however the clock was set meanwhile. */
 #define RECOVER_WAIT_MAX_MS   (3600ull * 1000)
 
 
@@ -42,15 +41,40 @@ struct recover_ctx {
 };
 
 
+/*
+ * A backoff is not longer than an hour, a delay not than it was when the job
+ * came, however the clock was set meanwhile.
+ */
+
+static uint64_t
+recover_wait(const struct recover_ctx *ctx, const struct store_job *row)
+{
+    uint64_t  wait, most;
+
+    wait = row->not_before_ms - ctx->now_ms;
+    most = row->attempts || row->not_before_ms < row->created_ms
+           ? RECOVER_WAIT_MAX_MS : row->not_before_ms - row->created_ms;
+
+    return wait < most ? wait : most;
+}
+
+
 static int
 recover_job(void *data, uint64_t seq, const struct store_job *row)
 {
     uint32_t             i;
-    uint64_t             wait;
     struct job          *job;
     struct sched        *s;
     struct log_line      l;
     struct recover_ctx  *ctx = data;
+
+    s = &ctx->daemon->sched;
+
+    /* it was running, or handed back: to its rate it is as if it began now */
+
+    if (row->attempts && row->not_before_ms == 0) {
+        queues_find(&s->queues, row->queue)->restarted++;
+    }
 
     if (row->state == STORE_FAILED) {
         ctx->lost++;
@@ -66,8 +90,6 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
         return 0;
     }
 
-    s = &ctx->daemon->sched;
-
     i = job_add(&s->table, seq, row->id);
     if (i == JOB_NONE) {
         return -1;
@@ -75,6 +97,10 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
 
     job = job_at(&s->table, i);
     job->retries = row->strikes;
+    job->fair = row->fair;
+    job->queue = row->queue;
+    job->priority = row->priority < FAIR_LEVELS ? row->priority
+                                                : FAIR_LEVELS - 1;
 
     if (deadline_add(ctx->daemon, seq, row->deadline_ms) != 0) {
         return -1;
@@ -84,16 +110,65 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
     ctx->attempted += row->attempts > 0;
 
     if (row->not_before_ms > ctx->now_ms) {
-        wait = row->not_before_ms - ctx->now_ms;
-
-        if (wait > RECOVER_WAIT_MAX_MS) {
-            wait = RECOVER_WAIT_MAX_MS;
-        }
-
-        return queue_push_backoff(&s->queue, &s->table, i, mono_ms() + wait);
+        return queues_push_at(&s->queues, &s->table, i,
+                              mono_us() + recover_wait(ctx, row) * 1000);
     }
 
-    return queue_push(&s->queue, &s->table, i);
+    return queues_push(&s->queues, &s->table, i);
+}
+
+
+static int
+recover_queue(void *data, const struct store_queue *row)
+{
+    uint64_t             now, unix_us;
+    struct recover_ctx  *ctx = data;
+
+    now = mono_us();
+    unix_us = ctx->now_ms * 1000;
+
+    return queues_restore(&ctx->daemon->sched.queues, row->hash, row->flags,
+                          row->tat_us > unix_us ? now + row->tat_us - unix_us
+                                                : now, now);
+}
+
+
+/* As it counts now, should the next kill come before anything begins. */
+
+static int
+recover_rates(struct offloadd *d, struct engine_error *e)
+{
+    uint32_t            i;
+    uint64_t            now;
+    struct queue       *q;
+    struct queues      *qs = &d->sched.queues;
+    struct store_queue  row;
+
+    now = mono_us();
+    queues_restarted(qs, now);
+
+    if (d->store.engine->begin(d->store.self, e) != 0) {
+        return -1;
+    }
+
+    for (i = 0; i < qs->n; i++) {
+        q = qs->queue[i];
+
+        if (q == NULL || q->restarted == 0 || q->rate.interval == 0) {
+            continue;
+        }
+
+        row.hash = q->hash;
+        row.flags = q->flags;
+        row.tat_us = (clock_ms() + 1) * 1000 + rate_plan(&q->rate, now) - now;
+
+        if (d->store.engine->put_queue(d->store.self, &row, e) != 0) {
+            d->store.engine->abort(d->store.self);
+            return -1;
+        }
+    }
+
+    return d->store.engine->commit(d->store.self, e);
 }
 
 
@@ -221,7 +296,13 @@ recover(struct offloadd *d, struct engine_error *e)
 
     ZONE_FAILPOINT("recover.claims");
 
-    if (d->store.engine->recover(d->store.self, recover_job, &ctx, e) != 0) {
+    if (d->store.engine->queues(d->store.self, recover_queue, &ctx, e) != 0
+        || d->store.engine->recover(d->store.self, recover_job, &ctx, e) != 0)
+    {
+        return -1;
+    }
+
+    if (recover_rates(d, e) != 0) {
         return -1;
     }
 

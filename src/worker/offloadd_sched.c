@@ -1,7 +1,8 @@
 /*
  * Whose turn it is.  Loop thread.  Capacity is the policy's concurrency; it
- * goes to the oldest waiting job or, when none waits, is lent to the drain,
- * which then starts the next new job in the very transaction that stores it.
+ * goes to the jobs whose turn it is in their queues (offloadd_queue.h) or, when
+ * none may begin, is lent to the drain, which then starts the next new job of
+ * a queue without limits in the very transaction that stores it.
  *
  * After the hand-over (a batch's event) the loop alone writes a job's slot.
  * All here is memory and slots: a kill leaves what the store knows.
@@ -27,8 +28,6 @@ static void sched_op(struct offloadd *d, struct store_op *op);
 int
 sched_init(struct sched *s)
 {
-    queue_init(&s->queue);
-
     if (getrandom(&s->random, sizeof(s->random), 0) != sizeof(s->random)) {
         s->random = mono_us();
     }
@@ -42,7 +41,7 @@ sched_init(struct sched *s)
 void
 sched_free(struct sched *s)
 {
-    queue_free(&s->queue);
+    queues_free(&s->queues);
     job_table_free(&s->table);
 }
 
@@ -136,10 +135,22 @@ sched_short_of_slots(struct offloadd *d, uint32_t lane)
 }
 
 
+/* What is in memory is in the store: the next worker goes on. */
+
+static void
+sched_no_memory(struct offloadd *d)
+{
+    log_text(LOG_ERROR, "no memory for another job: the worker leaves, to be "
+             "started again");
+    loop_fatal(d);
+}
+
+
 static void
 sched_new_job(struct offloadd *d, struct store_event *ev)
 {
     uint32_t         i;
+    uint64_t         now;
     struct job      *job;
     struct attempt  *a = ev->attempt;
 
@@ -150,9 +161,7 @@ sched_new_job(struct offloadd *d, struct store_event *ev)
     i = job_add(&d->sched.table, ev->seq, ev->id);
 
     if (i == JOB_NONE) {
-        log_text(LOG_ERROR, "no memory for another job: the worker leaves, "
-                 "to be started again");
-        loop_fatal(d);
+        sched_no_memory(d);
 
         if (a) {
             attempt_put(d, a);
@@ -163,6 +172,9 @@ sched_new_job(struct offloadd *d, struct store_event *ev)
 
     job = job_at(&d->sched.table, i);
     job->has_slot = ev->has_slot != 0;
+    job->fair = ev->fair;
+    job->queue = ev->queue;
+    job->priority = (uint8_t) ev->priority;
     (void) deadline_add(d, ev->seq, ev->deadline_ms);
 
     if (job->has_slot && sched_short_of_slots(d, ev->lane)) {
@@ -170,11 +182,15 @@ sched_new_job(struct offloadd *d, struct store_event *ev)
     }
 
     if (a == NULL) {
-        (void) queue_push(&d->sched.queue, &d->sched.table, i);
+        now = clock_ms();
+        sched_requeue(d, i, ev->not_before_ms > now ? ev->not_before_ms - now
+                                                    : 0);
         return;
     }
 
     a->job = i;
+    a->queue = job->queue;
+    queues_ran(&d->sched.queues, a->queue);
     job->place = JOB_ATTEMPT;
     job->attempt = a;
     attempt_link(d, a);
@@ -291,6 +307,11 @@ sched_op(struct offloadd *d, struct store_op *op)
         return;
     }
 
+    if (op->type == STORE_OP_QUEUE) {
+        free(op);
+        return;
+    }
+
     if (op->type == STORE_OP_START && a->job != JOB_NONE
         && op->result != STORE_OP_STALE)
     {
@@ -390,22 +411,28 @@ sched_pace(struct offloadd *d)
 void
 sched_dispatch(struct offloadd *d)
 {
-    int            n;
-    int64_t        capacity;
-    uint32_t       i;
-    struct sched  *s = &d->sched;
+    int              n, probe;
+    int64_t          capacity;
+    uint32_t         i;
+    uint64_t         now;
+    struct sched    *s = &d->sched;
+    struct attempt  *a;
 
     s->paced_until = UINT64_MAX;
-    queue_due(&s->queue, &s->table, mono_ms());
+    now = mono_us();
+
+    if (queues_due(&s->queues, &s->table, now) != 0) {
+        sched_no_memory(d);
+    }
+
+    i = queues_next(&s->queues, &s->table, now);
 
     if (d->loop.stop != LOOP_GO_ON || !d->loop.held) {
         sched_unlend(d);
         return;
     }
 
-    i = queue_first(&s->queue, &s->table);
-
-    if (i != JOB_NONE) {
+    if (i != JOB_NONE || s->rules != s->queues.changed) {
         sched_unlend(d);
     }
 
@@ -417,20 +444,26 @@ sched_dispatch(struct offloadd *d)
     }
 
     for (n = 0; i != JOB_NONE && capacity > 0 && n < LOOP_DISPATCH_MAX; n++) {
-        queue_take(&s->queue, &s->table, i);
 
-        if (attempt_begin(d, i) != 0) {
-            (void) queue_push_due(&s->queue, &s->table, i);
+        a = attempt_get(d);
+        if (a == NULL) {
             return;
         }
 
+        probe = queues_begin(&s->queues, &s->table, i);
+        attempt_begin(d, a, i, probe);
+
         capacity--;
-        i = queue_first(&s->queue, &s->table);
+        i = queues_next(&s->queues, &s->table, now);
     }
 
     if (i == JOB_NONE) {
         s->paced_until = UINT64_MAX;
-        sched_lend(d, capacity);
+        sched_rules(d);
+
+        if (s->plain && s->rules == s->queues.changed) {
+            sched_lend(d, capacity);
+        }
     }
 }
 
@@ -438,14 +471,19 @@ sched_dispatch(struct offloadd *d)
 void
 sched_requeue(struct offloadd *d, uint32_t i, uint64_t delay_ms)
 {
+    int            rc;
     struct sched  *s = &d->sched;
 
     if (delay_ms == 0) {
-        (void) queue_push_due(&s->queue, &s->table, i);
+        rc = queues_push(&s->queues, &s->table, i);
 
     } else {
-        (void) queue_push_backoff(&s->queue, &s->table, i,
-                                  mono_ms() + delay_ms);
+        rc = queues_push_at(&s->queues, &s->table, i,
+                            mono_us() + delay_ms * 1000);
+    }
+
+    if (rc != 0) {
+        sched_no_memory(d);
     }
 }
 
@@ -457,7 +495,7 @@ sched_forget(struct offloadd *d, uint32_t i)
 {
     sched_free_slot(d, i);
     watch_changed(d, job_at(&d->sched.table, i)->seq, 1);
-    queue_take(&d->sched.queue, &d->sched.table, i);
+    queues_take(&d->sched.queues, &d->sched.table, i);
     job_remove(&d->sched.table, i);
 }
 
@@ -526,12 +564,12 @@ sched_publish(struct offloadd *d)
     uint32_t       i;
     struct sched  *s = &d->sched;
 
-    i = queue_first(&s->queue, &s->table);
+    i = queues_head(&s->queues, &s->table);
 
     publish(head_seq, i != JOB_NONE ? job_at(&s->table, i)->seq
             : atomic_load_explicit(&d->zone.worker->next_seq,
                                    memory_order_relaxed));
-    publish(waiting, s->queue.waiting);
+    publish(waiting, s->queues.ready + s->queues.delayed);
     publish(running, s->running);
     publish(concurrency, d->policy.concurrency);
     publish(service_us, s->service_us);

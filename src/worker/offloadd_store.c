@@ -308,12 +308,18 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         rc = s->engine->list(s->self, op->list, e);
         break;
 
+    case STORE_OP_QUEUE:
+        rc = 0;
+        break;
+
     default:                                    /* STORE_OP_ANSWER */
         op->result = STORE_OP_DONE;
         return 0;
     }
 
-    if (rc == -1) {
+    if (rc == -1 || (op->has_queue
+                     && s->engine->put_queue(s->self, &op->queue, e) != 0))
+    {
         return -1;
     }
 

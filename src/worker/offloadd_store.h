@@ -14,6 +14,7 @@ enum store_op_type {
     STORE_OP_START = 1,                         /* queued -> running */
     STORE_OP_SETTLE,                            /* running -> an end */
     STORE_OP_REQUEUE,                           /* running -> queued */
+    STORE_OP_QUEUE,                             /* a queue's row */
     STORE_OP_ANSWER,                            /* a CQ entry to post */
     STORE_OP_OVERDUE,                           /* queued -> failed */
     STORE_OP_REDRIVE,                           /* dead -> queued */
@@ -52,11 +53,16 @@ struct store_op {
     uint64_t                 dead_ttl_ms;       /* SETTLE: a dead letter's */
     struct dead_list        *list;              /* LIST */
 
+    int                      has_queue;         /* with it: the row of its
+                                                   queue */
+    struct store_queue       queue;
+
     uint32_t                 lane;              /* ANSWER */
     struct zone_completion   answer;
 };
 
-/* Dead letters, a page of them: those behind `queue`, `seq`. */
+/* Dead letters, a page of them: those behind `queue`, `seq`, which become the
+ * last one's.  Queue by queue, in each the oldest first. */
 
 struct dead_entry {
     uint64_t          seq;
@@ -95,6 +101,10 @@ struct store_event {
     uint64_t         token;                     /* CANCEL, WATCH */
     uint32_t         result;                    /* CANCEL: ..._completion */
     struct attempt  *attempt;                   /* JOB: started at once */
+    uint64_t         fair;                      /* JOB, SLOT: as in its row */
+    uint64_t         not_before_ms;
+    uint32_t         queue;
+    uint32_t         priority;
     uint64_t         deadline_ms;               /* JOB, SLOT; 0: none */
 };
 
@@ -157,6 +167,7 @@ struct engine_turned {
     uint64_t  duplicates;                       /* and conflicts */
 };
 
+typedef int (*engine_queue)(void *ctx, const struct store_queue *row);
 typedef int (*engine_scan)(void *ctx, uint64_t seq,
     const struct store_job *row);
 
@@ -223,6 +234,11 @@ struct engine {
     int       (*put_rings)(void *self, const struct store_rings *row,
                    size_t size, const struct engine_turned *t,
                    struct engine_error *e);
+    int       (*put_queue)(void *self, const struct store_queue *row,
+                   struct engine_error *e);
+    /* All rows of queues.  Its own transaction. */
+    int       (*queues)(void *self, engine_queue each, void *ctx,
+                   struct engine_error *e);
     /* Does this job still want its spooled body (its blob)?  Read only. */
     int       (*wants_body)(void *self, const uint8_t *id);
     int       (*wants_blob)(void *self, const uint8_t *id, uint32_t attempt);
@@ -252,6 +268,12 @@ struct drain_item {
     uint8_t               first[ZONE_ID_SIZE];  /* DUPLICATE: that job */
 };
 
+/* May the drain start jobs of this queue?  The default queue comes first. */
+struct store_rule {
+    uint32_t  hash;
+    uint32_t  plain;
+};
+
 struct answer {
     uint32_t                lane;
     uint32_t                tries;
@@ -272,6 +294,8 @@ struct store {
     struct store_batch   *batches;              /* store -> loop */
     struct store_batch  **batches_last;
     struct attempt       *lent;                 /* capacity: see sched_lend */
+    struct store_rule    *rules;                /* see sched_rules() */
+    uint32_t              nrules;
     int                   stop;
 
     _Atomic uint32_t      store_sleeping;

@@ -18,6 +18,22 @@
 #define ZONE_REQUEST_ENTRANCE  16
 
 
+uint32_t
+zone_queue_hash(const char *name, size_t len)
+{
+    size_t    i;
+    uint32_t  hash;
+
+    hash = 2166136261u;
+
+    for (i = 0; i < len; i++) {
+        hash = (hash ^ (unsigned char) name[i]) * 16777619u;
+    }
+
+    return hash;
+}
+
+
 /* without the body */
 
 static uint64_t
@@ -200,6 +216,10 @@ zone_request_fixed(const struct zone_request *r, size_t n)
 
     if (r->flags & ~ZONE_REQUEST_FLAGS) {
         return "the request has unknown flags";
+    }
+
+    if (r->priority > ZONE_REQUEST_PRIORITY_MAX) {
+        return "the request's priority is not within 0 to 9";
     }
 
     if (r->timeout_s == 0) {

@@ -19,6 +19,8 @@
 #define ZONE_REQUEST_LAYOUT   1
 
 #define ZONE_REQUEST_METHOD_MAX   32
+#define ZONE_REQUEST_PRIORITY_MAX 9
+#define ZONE_REQUEST_PRIORITY     5         /* of who says nothing */
 
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
@@ -41,11 +43,17 @@ struct zone_request {
                                                kept variables; opaque, token
                                                characters and spaces */
     uint32_t  headers_len;
+    uint64_t  fair;                         /* hash of the fair key; 0: none */
+    uint32_t  delay_s;                      /* from created_ms */
+    uint8_t   priority;                     /* 0 to 9, 9 first */
+    uint8_t   depth;                        /* offloads above this one */
+    uint16_t  spare2;
     uint32_t  deadline_s;                   /* from created_ms; 0: none */
     uint32_t  pad;
 };
 
-_Static_assert(sizeof(struct zone_request) == 48, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 64, "zone_request");
+_Static_assert(offsetof(struct zone_request, fair) == 40, "fair");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
 
 /*
@@ -81,6 +89,9 @@ struct zone_request_view {
     struct zone_str          headers;       /* NUL after each line */
     struct zone_str          body;          /* empty with BODY_FILE */
 };
+
+/* A queue's identity in the store: FNV-1a of its name. */
+uint32_t zone_queue_hash(const char *name, size_t len);
 
 /* Bytes of the payload, fixed part and body included. */
 size_t zone_request_size(const struct zone_request *r);

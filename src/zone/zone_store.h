@@ -6,7 +6,8 @@
  *      meta       "layout" -> uint32_t; "next_seq" -> uint64_t;
  *                 "owner" -> struct store_owner;
  *                 "counters" -> struct store_counters;
- *                 "rings" -> struct store_rings + a store_ring for each lane
+ *                 "rings" -> struct store_rings + a store_ring for each lane;
+ *                 "queue/" + hash -> struct store_queue
  *      ids        job id, 16 bytes -> seq
  *      jobs       seq -> struct store_job + its strings
  *      requests   seq -> struct zone_request + its strings; gone once the
@@ -95,7 +96,8 @@ struct store_job {
     uint64_t  created_ms;                       /* unix times */
     uint64_t  started_ms;                       /* first attempt; 0: none */
     uint64_t  finished_ms;                      /* 0: not settled */
-    uint64_t  not_before_ms;                    /* a retry waits for it */
+    uint64_t  not_before_ms;                    /* a retry waits for it, or
+                                                   a job with a delay */
     uint64_t  expires_ms;                       /* 0: not settled */
     uint64_t  result_size;                      /* of the body */
     uint64_t  body_size;                        /* of the request */
@@ -107,10 +109,15 @@ struct store_job {
     uint16_t  message_len;                      /* then the error's message */
     uint16_t  failures;                         /* attempts that failed */
     uint16_t  spare[2];
+    uint64_t  fair;                             /* as in the request */
+    uint32_t  queue;                            /* zone_queue_hash() */
+    uint8_t   priority;
+    uint8_t   spare2[3];
     uint64_t  deadline_ms;                      /* unix time; 0: none */
 };
 
-_Static_assert(sizeof(struct store_job) == 112, "store_job");
+_Static_assert(sizeof(struct store_job) == 128, "store_job");
+_Static_assert(offsetof(struct store_job, fair) == 104, "fair");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 
@@ -231,6 +238,27 @@ struct store_rings {
 
 _Static_assert(sizeof(struct store_ring) == 16, "store_ring");
 _Static_assert(sizeof(struct store_rings) == 24, "store_rings");
+
+/*
+ * What of a queue outlives the worker.  Written in the transaction of each
+ * START, SETTLE and REQUEUE of a job in a queue with a rate, and when a flag
+ * changes.
+ */
+
+#define STORE_QUEUE_PAUSED    0x01              /* nothing begins */
+#define STORE_QUEUE_DRAINING  0x02              /* nor is accepted */
+
+struct store_queue {
+    uint32_t  hash;                             /* zone_queue_hash() */
+    uint32_t  flags;
+    uint64_t  tat_us;                           /* unix time: when the next
+                                                   is due; see
+                                                   offloadd_rate.c */
+};
+
+_Static_assert(sizeof(struct store_queue) == 16, "store_queue");
+
+#define STORE_ROW_QUEUE       "queue/"          /* and the hash, 4 bytes */
 
 #define STORE_ROW_COUNTERS    "counters"
 #define STORE_ROW_RINGS       "rings"

@@ -330,6 +330,7 @@ test_lengths(void)
     overflow(body_size, UINT64_MAX)
     overflow(body_size, 8)
     overflow(body_size, 6)
+    overflow(priority, 10)
 
     /* the sum comes to what it was, in 32 bits and in 64 */
 
@@ -358,6 +359,17 @@ test_lengths(void)
 }
 
 
+/* Both programs, and the store, know a queue by it. */
+
+static void
+test_queue_hash(void)
+{
+    is(zone_queue_hash("", 0), 0x811c9dc5, "the hash of no name");
+    is(zone_queue_hash("a", 1), 0xe40c292c, "of a short one");
+    is(zone_queue_hash("foobar", 6), 0xbf9cf968, "of a longer one");
+}
+
+
 int
 main(void)
 {
@@ -366,6 +378,7 @@ main(void)
     test_good();
     test_bad();
     test_lengths();
+    test_queue_hash();
 
     return tap_end();
 }

@@ -1,155 +1,11 @@
 /*
- * Who is next: the oldest job that may run, whatever happened to it before.
- * Each job waits in exactly one place, and is found by its number wherever
- * that is.  A long random run against a plain array that can not be wrong.
+ * Jobs in memory: each is found by its number, however many there are, and
+ * takes little room.  And the figures that the scheduler makes of them: how
+ * long one waits that is tried again, how long one usually takes.
  */
 
 #include "../tap.h"
 #include "../../../src/worker/offloadd.h"
-
-
-#define JOBS  5000
-
-enum { OUT = 0, READY, WAITING, TAKEN };
-
-static struct {
-    int       place;
-    uint64_t  at;
-} model[JOBS + 1];
-
-
-static uint64_t
-model_first(void)
-{
-    uint64_t  i;
-
-    for (i = 1; i <= JOBS; i++) {
-        if (model[i].place == READY) {
-            return i;
-        }
-    }
-
-    return 0;
-}
-
-
-static void
-test_random(void)
-{
-    int                wrong, lost, bad_wait;
-    uint32_t           i, n;
-    uint64_t           now, seq, last, pick, count;
-    uint8_t            id[ZONE_ID_SIZE];
-    struct job_table   t;
-    struct job_queue   q;
-
-    memset(&t, 0, sizeof(t));
-    memset(id, 0, sizeof(id));
-    queue_init(&q);
-    srandom(7);
-
-    now = 0;
-    last = 0;
-    wrong = lost = bad_wait = 0;
-
-    for (n = 0; n < 200000; n++) {
-
-        switch (random() % 6) {
-
-        case 0:                                 /* a new one */
-        case 1:
-            if (last == JOBS) {
-                break;
-            }
-
-            i = job_add(&t, ++last, id);
-            must(i != JOB_NONE && queue_push(&q, &t, i) == 0);
-            model[last].place = READY;
-            break;
-
-        case 2:                                 /* the next one's turn */
-            i = queue_first(&q, &t);
-            pick = model_first();
-
-            if ((i == JOB_NONE) != (pick == 0)
-                || (pick && job_at(&t, i)->seq != pick))
-            {
-                wrong++;
-            }
-
-            if (i != JOB_NONE) {
-                model[job_at(&t, i)->seq].place = TAKEN;
-                queue_take(&q, &t, i);
-                job_at(&t, i)->place = JOB_ATTEMPT;
-            }
-            break;
-
-        case 3:                                 /* any ends, or is canceled */
-            seq = 1 + (uint64_t) random() % JOBS;
-            i = job_find(&t, seq);
-            lost += (i == JOB_NONE) != (model[seq].place == OUT);
-
-            if (i != JOB_NONE) {
-                queue_take(&q, &t, i);
-                job_remove(&t, i);
-                model[seq].place = OUT;
-            }
-            break;
-
-        case 4:                                 /* a taken one comes back */
-            seq = 1 + (uint64_t) random() % JOBS;
-
-            if (model[seq].place != TAKEN) {
-                break;
-            }
-
-            i = job_find(&t, seq);
-            must(i != JOB_NONE);
-            job_at(&t, i)->place = JOB_FREE;
-
-            if (random() % 3 == 0) {
-                must(queue_push_due(&q, &t, i) == 0);
-                model[seq].place = READY;
-
-            } else {
-                model[seq].place = WAITING;
-                model[seq].at = now + (uint64_t) random() % 500;
-                must(queue_push_backoff(&q, &t, i, model[seq].at) == 0);
-            }
-            break;
-
-        default:                                /* time goes by */
-            now += (uint64_t) random() % 20;
-            queue_due(&q, &t, now);
-
-            for (seq = 1; seq <= last; seq++) {
-                if (model[seq].place == WAITING && model[seq].at <= now) {
-                    model[seq].place = READY;
-                }
-            }
-
-            bad_wait += queue_next_due(&q) <= now;
-            break;
-        }
-
-        if (n % 1000 == 0) {
-            for (seq = 1, count = 0; seq <= last; seq++) {
-                count += model[seq].place == READY
-                         || model[seq].place == WAITING;
-            }
-
-            lost += q.waiting != count;
-        }
-    }
-
-    is(last, JOBS, "all jobs were in it");
-    is(wrong, 0, "the oldest that may run is always next");
-    is(lost, 0, "every job is found, the waiting are counted");
-    is(bad_wait, 0, "none waits longer than it has to");
-
-    queue_free(&q);
-    job_table_free(&t);
-}
 
 
 static void
@@ -239,7 +95,6 @@ main(void)
 {
     tap_begin();
 
-    test_random();
     test_many();
     test_backoff();
     test_service();

@@ -142,6 +142,129 @@ test_values(void)
 }
 
 
+/* The queues of a good policy: 0, or -1 and why. */
+
+static int
+queues(struct policy *p, const char *text, struct policy_error *e)
+{
+    char  value[2048];
+
+    (void) snprintf(value, sizeof(value), "\"\",\"queues\":%s", text);
+
+    return parse(p, 9, value, e);
+}
+
+
+static void
+test_queues(void)
+{
+    struct policy         p;
+    struct policy_error   e;
+    struct queue_policy  *q;
+    struct retry_policy   only;
+
+    is(parse(&p, -1, NULL, &e), 0, "a policy without queues");
+    ok(p.nqueues == 1 && strcmp(p.queues[0].name, "jobs") == 0
+       && p.queues[0].concurrency == 0 && p.queues[0].rate_count == 0
+       && !p.queues[0].adaptive && !p.queues[0].circuit,
+       "has the default queue, without limits");
+    policy_free(&p);
+
+    is(queues(&p, "[{\"name\":\"reports\",\"concurrency\":10,"
+              "\"rate\":{\"count\":10,\"period_ms\":1000,\"burst\":5},"
+              "\"adaptive\":true,\"retry\":{\"max\":3,"
+              "\"backoff_ms\":2000,\"backoff_max_ms\":60000,"
+              "\"jitter\":\"none\",\"on\":[\"connect\",\"503\"],"
+              "\"methods\":[\"GET\",\"PUT\"]},"
+              "\"deadline_s\":3600,\"dead_ttl_s\":604800,"
+              "\"limit_queued\":1000,\"limit_per_key\":10},"
+              "{\"name\":\"jobs\",\"concurrency\":7}]", &e), 0,
+       "queues are read");
+    must(p.nqueues == 2);
+    ok(strcmp(p.queues[0].name, "jobs") == 0 && p.queues[0].concurrency == 7,
+       "the default queue comes first, wherever it is");
+
+    q = &p.queues[1];
+    ok(strcmp(q->name, "reports") == 0 && q->concurrency == 10
+       && q->rate_count == 10 && q->rate_period_ms == 1000
+       && q->rate_burst == 5 && q->adaptive && q->circuit, "its limits");
+    memset(&only, 0, sizeof(only));
+    (void) retry_on(&only, "connect");
+    (void) retry_on(&only, "503");
+    ok(q->retry.max == 3 && q->retry.backoff_ms == 2000
+       && q->retry.backoff_max_ms == 60000 && !q->retry.jitter
+       && memcmp(q->retry.on, only.on, sizeof(only.on)) == 0
+       && strcmp(q->retry.methods, ",GET,PUT,") == 0, "its retries");
+    ok(q->deadline_s == 3600 && q->dead_ttl_s == 604800
+       && q->limit_queued == 1000 && q->limit_per_key == 10, "its numbers");
+    policy_free(&p);
+
+    is(queues(&p, "[{\"name\":\"a\"},{\"name\":\"b\"}]", &e), 0,
+       "queues by name alone");
+    ok(p.nqueues == 3 && strcmp(p.queues[0].name, "jobs") == 0,
+       "the default queue is there all the same");
+    ok(memcmp(&p.queues[1].retry, &retry_default, sizeof(retry_default)) == 0,
+       "and the rest has its defaults");
+    policy_free(&p);
+}
+
+
+static void
+test_queue_values(void)
+{
+    int                  i;
+    struct policy        p;
+    struct policy_error  e;
+
+    static const struct {
+        const char  *value, *says;
+    } bad[] = {
+        { "{}", "\"queues\" is not an array" },
+        { "[7]", "queue 1 \"\": not a JSON object" },
+        { "[{}]", "queue 1 \"\": \"name\" is missing" },
+        { "[{\"name\":\"\"}]", "\"name\" has 0 characters" },
+        { "[{\"name\":\"a b\"}]", "must be of letters, digits" },
+        { "[{\"name\":\"a\"},{\"name\":\"a\"}]", "must have other names" },
+        { "[{\"name\":\"a\",\"concurrency\":100001}]",
+          "queue 1 \"a\": \"concurrency\" is 100001, must be 0 to 100000" },
+        { "[{\"name\":\"a\",\"concurrency\":-1}]", "must be 0 to" },
+        { "[{\"name\":\"a\",\"adaptive\":1}]",
+          "\"adaptive\" is not true or false" },
+        { "[{\"name\":\"a\",\"colour\":1}]", "unknown key \"colour\"" },
+        { "[{\"name\":\"a\",\"rate\":5}]",
+          "queue 1 \"a\", \"rate\": not a JSON object" },
+        { "[{\"name\":\"a\",\"rate\":{\"count\":0,\"period_ms\":1,"
+          "\"burst\":0}}]", "\"count\" is 0, must be 1 to 1000000" },
+        { "[{\"name\":\"a\",\"rate\":{\"count\":1,\"period_ms\":0,"
+          "\"burst\":0}}]", "\"period_ms\" is 0, must be 1 to 86400000" },
+        { "[{\"name\":\"a\",\"rate\":{\"count\":1,\"period_ms\":1}}]",
+          "\"burst\" is missing" },
+        { "[{\"name\":\"a\",\"limit_queued\":\"9\"}]",
+          "\"limit_queued\" is not an integer" },
+#define RETRY(max, least, most, jitter, on)                                   \
+        "[{\"name\":\"a\",\"retry\":{\"max\":" max ",\"backoff_ms\":"      \
+        least ",\"backoff_max_ms\":" most ",\"jitter\":" jitter ",\"on\":"  \
+        on "}}]"
+        { RETRY("1001", "1", "2", "\"full\"", "[]"),
+          "queue 1 \"a\", \"retry\": \"max\" is 1001, must be 0 to 1000" },
+        { RETRY("1", "0", "2", "\"full\"", "[]"), "\"backoff_ms\" is 0" },
+        { RETRY("1", "3", "2", "\"full\"", "[]"),
+          "must not be less than \"backoff_ms\", 3" },
+        { RETRY("1", "1", "2", "\"half\"", "[]"), "\"full\" or \"none\"" },
+        { RETRY("1", "1", "2", "\"none\"", "7"), "\"on\" is not an array" },
+        { RETRY("1", "1", "2", "\"none\"", "[\"600\"]"),
+          "\"on\" has \"600\", must have \"connect\"" },
+        { RETRY("1", "1", "2", "\"none\"", "[],\"methods\":[\"A,B\"]"),
+          "\"methods\" has \"A,B\"" },
+    };
+
+    for (i = 0; i < (int) ARRAY_LENGTH(bad); i++) {
+        is(queues(&p, bad[i].value, &e), -1, "queues: %s", bad[i].value);
+        like(e.text, bad[i].says, "says why");
+    }
+}
+
+
 static void
 test_syntax(void)
 {
@@ -166,6 +289,8 @@ main(void)
     test_good();
     test_missing();
     test_values();
+    test_queues();
+    test_queue_values();
     test_syntax();
 
     return tap_end();

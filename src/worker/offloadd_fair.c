@@ -1,0 +1,423 @@
+/*
+ * Whose turn it is within one queue: a priority's level, in it a fair key's
+ * flow, in that the oldest job.  Loop thread, memory only.
+ *
+ * A flow exists while it has jobs.  What arrives in order is a list; what
+ * comes back (from an attempt, a backoff, another queue) older than the list's
+ * last goes into a heap beside it.  Flows are found by queue, level and key,
+ * so that a job need not know where its flow is.
+ */
+
+#include "offloadd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+
+#define FLOW_NONE             UINT32_MAX
+#define FLOW_HASH_MIN         64
+
+
+static uint32_t
+flow_bucket(const struct flows *f, uint64_t fair, uint16_t queue,
+    uint8_t level)
+{
+    uint64_t  h;
+
+    h = (fair ^ ((uint64_t) queue << 8 | level)) * 0x9e3779b97f4a7c15ull;
+
+    return (uint32_t) (h >> 32) & (f->hash_size - 1);
+}
+
+
+static uint32_t
+flow_find(const struct flows *f, uint64_t fair, uint16_t queue, uint8_t level)
+{
+    uint32_t      i;
+    struct flow  *flow;
+
+    if (f->hash_size == 0) {
+        return FLOW_NONE;
+    }
+
+    for (i = f->hash[flow_bucket(f, fair, queue, level)]; i != FLOW_NONE;
+         i = flow->hash_next)
+    {
+        flow = &f->flows[i];
+
+        if (flow->fair == fair && flow->queue == queue
+            && flow->level == level)
+        {
+            return i;
+        }
+    }
+
+    return FLOW_NONE;
+}
+
+
+static void
+flow_link(struct flows *f, uint32_t i)
+{
+    uint32_t     *head;
+    struct flow  *flow = &f->flows[i];
+
+    head = &f->hash[flow_bucket(f, flow->fair, flow->queue, flow->level)];
+    flow->hash_next = *head;
+    *head = i;
+}
+
+
+static int
+flow_grow(struct flows *f)
+{
+    uint32_t      i, size, cap, *hash, *old;
+    uint32_t      n, next, old_size;
+    struct flow  *p;
+
+    if (f->n == f->cap) {
+        cap = f->cap ? f->cap * 2 : 16;
+
+        p = realloc(f->flows, cap * sizeof(*p));
+        if (p == NULL) {
+            return -1;
+        }
+
+        f->flows = p;
+        f->cap = cap;
+    }
+
+    if (f->count < f->hash_size) {
+        return 0;
+    }
+
+    size = f->hash_size ? f->hash_size * 2 : FLOW_HASH_MIN;
+
+    hash = malloc(size * sizeof(*hash));
+    if (hash == NULL) {
+        return -1;
+    }
+
+    memset(hash, 0xff, size * sizeof(*hash));   /* FLOW_NONE */
+
+    old = f->hash;
+    old_size = f->hash_size;
+    f->hash = hash;
+    f->hash_size = size;
+
+    for (i = 0; i < old_size; i++) {
+        for (n = old[i]; n != FLOW_NONE; n = next) {
+            next = f->flows[n].hash_next;
+            flow_link(f, n);
+        }
+    }
+
+    free(old);
+
+    return 0;
+}
+
+
+/* At the end of its level: it waits for its turn. */
+
+static void
+flow_append(struct flows *f, struct level *l, uint32_t i)
+{
+    struct flow  *flow = &f->flows[i];
+
+    flow->next = FLOW_NONE;
+    flow->prev = l->tail;
+
+    if (l->tail == FLOW_NONE) {
+        l->head = i;
+    } else {
+        f->flows[l->tail].next = i;
+    }
+
+    l->tail = i;
+}
+
+
+static void
+flow_unlink(struct flows *f, struct level *l, uint32_t i)
+{
+    struct flow  *flow = &f->flows[i];
+
+    if (flow->prev == FLOW_NONE) {
+        l->head = flow->next;
+    } else {
+        f->flows[flow->prev].next = flow->next;
+    }
+
+    if (flow->next == FLOW_NONE) {
+        l->tail = flow->prev;
+    } else {
+        f->flows[flow->next].prev = flow->prev;
+    }
+}
+
+
+static uint32_t
+flow_make(struct flows *f, struct level *l, uint64_t fair, uint16_t queue,
+    uint8_t level)
+{
+    uint32_t      i;
+    struct flow  *flow;
+
+    if (f->cap == 0) {
+        f->free = FLOW_NONE;
+    }
+
+    if ((f->free == FLOW_NONE || f->count >= f->hash_size)
+        && flow_grow(f) != 0)
+    {
+        return FLOW_NONE;
+    }
+
+    if (f->free != FLOW_NONE) {
+        i = f->free;
+        f->free = f->flows[i].next;
+
+    } else {
+        i = f->n++;
+    }
+
+    flow = &f->flows[i];
+    memset(flow, 0, sizeof(*flow));
+    flow->fair = fair;
+    flow->queue = queue;
+    flow->level = level;
+    flow->head = JOB_NONE;
+    flow->tail = JOB_NONE;
+
+    flow_link(f, i);
+    flow_append(f, l, i);
+    f->count++;
+
+    return i;
+}
+
+
+static void
+flow_remove(struct flows *f, struct level *l, uint32_t i)
+{
+    uint32_t     *link;
+    struct flow  *flow = &f->flows[i];
+
+    flow_unlink(f, l, i);
+
+    link = &f->hash[flow_bucket(f, flow->fair, flow->queue, flow->level)];
+
+    while (*link != i) {
+        link = &f->flows[*link].hash_next;
+    }
+
+    *link = flow->hash_next;
+
+    free(flow->due.entries);
+    memset(&flow->due, 0, sizeof(flow->due));
+    flow->next = f->free;
+    f->free = i;
+    f->count--;
+}
+
+
+void
+flows_free(struct flows *f)
+{
+    uint32_t  i;
+
+    for (i = 0; i < f->n; i++) {
+        free(f->flows[i].due.entries);
+    }
+
+    free(f->flows);
+    free(f->hash);
+    memset(f, 0, sizeof(*f));
+}
+
+
+void
+fair_init(struct level *levels)
+{
+    int  i;
+
+    for (i = 0; i < FAIR_LEVELS; i++) {
+        levels[i].head = FLOW_NONE;
+        levels[i].tail = FLOW_NONE;
+        levels[i].passed = 0;
+    }
+}
+
+
+int
+fair_push(struct flows *f, struct level *levels, uint16_t queue,
+    struct job_table *t, uint32_t i)
+{
+    uint32_t      n;
+    struct job   *job = job_at(t, i);
+    struct flow  *flow;
+
+    n = flow_find(f, job->fair, queue, job->priority);
+
+    if (n == FLOW_NONE) {
+        n = flow_make(f, &levels[job->priority], job->fair, queue,
+                      job->priority);
+        if (n == FLOW_NONE) {
+            return -1;
+        }
+    }
+
+    flow = &f->flows[n];
+
+    if (flow->tail != JOB_NONE && job_at(t, flow->tail)->seq > job->seq) {
+
+        if (job_heap_push(&flow->due, t, job->seq, i) != 0) {
+            return -1;
+        }
+
+        job->place = JOB_DUE;
+        return 0;
+    }
+
+    job->place = JOB_FIFO;
+    job->next = JOB_NONE;
+    job->prev = flow->tail;
+
+    if (flow->tail == JOB_NONE) {
+        flow->head = i;
+    } else {
+        job_at(t, flow->tail)->next = i;
+    }
+
+    flow->tail = i;
+
+    return 0;
+}
+
+
+void
+fair_take(struct flows *f, struct level *levels, uint16_t queue,
+    struct job_table *t, uint32_t i)
+{
+    uint32_t      n;
+    struct job   *job = job_at(t, i);
+    struct flow  *flow;
+
+    n = flow_find(f, job->fair, queue, job->priority);
+    flow = &f->flows[n];
+
+    if (job->place == JOB_DUE) {
+        job_heap_remove(&flow->due, t, job->heap);
+
+    } else {
+        if (job->prev == JOB_NONE) {
+            flow->head = job->next;
+        } else {
+            job_at(t, job->prev)->next = job->next;
+        }
+
+        if (job->next == JOB_NONE) {
+            flow->tail = job->prev;
+        } else {
+            job_at(t, job->next)->prev = job->prev;
+        }
+    }
+
+    job->place = JOB_FREE;
+
+    if (flow->head == JOB_NONE && flow->due.n == 0) {
+        flow_remove(f, &levels[job->priority], n);
+    }
+}
+
+
+/*
+ * The highest level that has jobs, except that one which was passed over
+ * FAIR_PASSED times goes first, of several the one that was so most often.
+ * At most nine others can be in front of it then: no level is passed over
+ * more than FAIR_PASSED + FAIR_LEVELS - 2 times.
+ */
+
+static int
+fair_level(const struct level *levels)
+{
+    int       i, top;
+    uint32_t  most;
+
+    top = -1;
+    most = FAIR_PASSED - 1;
+
+    for (i = FAIR_LEVELS - 1; i >= 0; i--) {
+
+        if (levels[i].head == FLOW_NONE) {
+            continue;
+        }
+
+        if (top == -1) {
+            top = i;
+        }
+
+        if (levels[i].passed > most) {
+            most = levels[i].passed;
+            top = i;
+        }
+    }
+
+    return top;
+}
+
+
+uint32_t
+fair_first(const struct flows *f, const struct level *levels,
+    struct job_table *t)
+{
+    int           i;
+    struct flow  *flow;
+
+    i = fair_level(levels);
+    if (i == -1) {
+        return JOB_NONE;
+    }
+
+    flow = &f->flows[levels[i].head];
+
+    if (flow->due.n > 0
+        && (flow->head == JOB_NONE
+            || flow->due.entries[0].key < job_at(t, flow->head)->seq))
+    {
+        return flow->due.entries[0].job;
+    }
+
+    return flow->head;
+}
+
+
+void
+fair_turn(struct flows *f, struct level *levels, uint16_t queue,
+    struct job_table *t, uint32_t i)
+{
+    int            level;
+    uint32_t       n;
+    struct job    *job = job_at(t, i);
+    struct level  *l = &levels[job->priority];
+
+    n = flow_find(f, job->fair, queue, job->priority);
+
+    if (l->head == n && l->tail != n) {
+        flow_unlink(f, l, n);
+        flow_append(f, l, n);
+    }
+
+    fair_take(f, levels, queue, t, i);
+
+    for (level = 0; level < FAIR_LEVELS; level++) {
+
+        if (level == job->priority || levels[level].head == FLOW_NONE) {
+            levels[level].passed = 0;
+
+        } else {
+            levels[level].passed++;
+        }
+    }
+}

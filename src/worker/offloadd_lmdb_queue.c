@@ -1,0 +1,107 @@
+/*
+ * The LMDB engine: what of queues is in the rows of jobs, and what of a queue
+ * outlives the worker, a row of `meta` each.
+ * Store thread; read by main before there is one.  Written in the transaction
+ * of what it is about, so a kill parts nothing.
+ */
+
+#include "offloadd_lmdb.h"
+
+#include <string.h>
+
+
+#define LMDB_QUEUE_PREFIX     (sizeof(STORE_ROW_QUEUE) - 1)
+#define LMDB_QUEUE_KEY        (LMDB_QUEUE_PREFIX + sizeof(uint32_t))
+
+
+/* Where a new job is to wait, so that recovery needs no request. */
+
+void
+lmdb_queue_row(struct store_job *row, const struct zone_request_view *view)
+{
+    row->fair = view->fixed.fair;
+    row->queue = zone_queue_hash(view->queue.data, view->queue.len);
+    row->priority = view->fixed.priority;
+
+    if (view->fixed.delay_s) {
+        row->not_before_ms = row->created_ms + view->fixed.delay_s * 1000ull;
+    }
+}
+
+
+int
+lmdb_put_queue(void *self, const struct store_queue *row,
+    struct engine_error *e)
+{
+    char          name[LMDB_QUEUE_KEY];
+    MDB_val       key, data;
+    struct lmdb  *m = self;
+
+    memcpy(name, STORE_ROW_QUEUE, LMDB_QUEUE_PREFIX);
+    memcpy(name + LMDB_QUEUE_PREFIX, &row->hash, sizeof(row->hash));
+
+    key.mv_data = name;
+    key.mv_size = sizeof(name);
+    data.mv_data = (void *) (uintptr_t) row;
+    data.mv_size = sizeof(*row);
+
+    return lmdb_put(m, LMDB_META, &key, &data, e);
+}
+
+
+static int
+lmdb_each_queue(MDB_cursor *cursor, engine_queue each, void *ctx,
+    struct engine_error *e)
+{
+    int                 rc;
+    MDB_val             key, data;
+    struct store_queue  row;
+
+    key.mv_data = STORE_ROW_QUEUE;
+    key.mv_size = LMDB_QUEUE_PREFIX;
+
+    rc = mdb_cursor_get(cursor, &key, &data, MDB_SET_RANGE);
+
+    while (rc == 0 && key.mv_size == LMDB_QUEUE_KEY
+           && memcmp(key.mv_data, STORE_ROW_QUEUE, LMDB_QUEUE_PREFIX) == 0)
+    {
+        if (data.mv_size == sizeof(row)) {
+            memcpy(&row, data.mv_data, sizeof(row));
+
+            if (each(ctx, &row) != 0) {
+                return -1;
+            }
+        }
+
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT);
+    }
+
+    return rc == 0 || rc == MDB_NOTFOUND ? 0 : lmdb_fail(e, rc, STORE_DB_META);
+}
+
+
+int
+lmdb_queues(void *self, engine_queue each, void *ctx, struct engine_error *e)
+{
+    int           rc;
+    MDB_cursor   *cursor;
+    struct lmdb  *m = self;
+
+    if (engine_lmdb.begin(m, e) != 0) {
+        return -1;
+    }
+
+    rc = mdb_cursor_open(m->txn, m->db[LMDB_META], &cursor);
+
+    if (rc) {
+        rc = lmdb_fail(e, rc, STORE_DB_META);
+
+    } else {
+        rc = lmdb_each_queue(cursor, each, ctx, e);
+        mdb_cursor_close(cursor);
+    }
+
+    engine_lmdb.abort(m);
+
+    return rc;
+}

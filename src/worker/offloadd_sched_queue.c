@@ -1,0 +1,251 @@
+/*
+ * Between attempts and queues: the policy's queues, what an attempt's course
+ * means to its queue, what the store is told of it, and which queues the
+ * drain may start jobs of by itself.  Loop thread.
+ *
+ * The drain starts a new job at once only if nothing but the zone's own
+ * concurrency is to be asked: in a queue that is plain, see queue_plain().
+ */
+
+#include "offloadd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+
+/* At the start, and after each change of the policy: -1: no memory. */
+
+int
+sched_configure(struct offloadd *d)
+{
+    int              rc;
+    uint32_t         i;
+    struct queues   *qs = &d->sched.queues;
+    struct attempt  *a;
+
+    rc = queues_configure(qs, &d->sched.table, d->policy.queues,
+                          d->policy.nqueues, d->policy.concurrency);
+    if (rc == -1) {
+        return -1;
+    }
+
+    if (rc == 0) {
+        return 0;
+    }
+
+    /* some queue came or went: whose are those that run? */
+
+    for (i = 0; i < qs->n; i++) {
+        if (qs->queue[i]) {
+            qs->queue[i]->running = 0;
+        }
+    }
+
+    for (a = d->attempts.active; a; a = a->next) {
+        queues_ran(qs, a->queue);
+    }
+
+    return 0;
+}
+
+
+/* Which queues the drain may start jobs of.  Nothing is lent at the moment. */
+
+void
+sched_rules(struct offloadd *d)
+{
+    uint32_t            i, n;
+    struct queues      *qs = &d->sched.queues;
+    struct store_rule  *rules, *old;
+
+    if (d->sched.rules == qs->changed) {
+        return;
+    }
+
+    rules = malloc(qs->n * sizeof(*rules));
+    if (rules == NULL) {
+        return;                                 /* the old ones, until the
+                                                   next round; nothing lent */
+    }
+
+    d->sched.plain = 0;
+
+    for (i = 0, n = 0; i < qs->n; i++) {
+        if (qs->queue[i]) {
+            rules[n].hash = qs->queue[i]->hash;
+            rules[n].plain = queue_plain(qs, qs->queue[i]) != 0;
+            d->sched.plain += rules[n++].plain;
+        }
+    }
+
+    pthread_mutex_lock(&d->store.mutex);
+    old = d->store.rules;
+    d->store.rules = rules;
+    d->store.nrules = n;
+    pthread_mutex_unlock(&d->store.mutex);
+
+    free(old);
+    d->sched.rules = qs->changed;
+}
+
+
+/*
+ * What goes into the store with a job's transition: when the queue's next is
+ * due.  In unix time, rounded up.
+ */
+
+void
+sched_put_queue(struct offloadd *d, struct attempt *a)
+{
+    uint64_t       now, plan;
+    struct queue  *q;
+
+    q = queues_find(&d->sched.queues, a->queue);
+    a->op.has_queue = q->rate.interval != 0;
+
+    if (!a->op.has_queue) {
+        return;
+    }
+
+    now = mono_us();
+    plan = rate_plan(&q->rate, now);
+
+    a->op.queue.hash = q->hash;
+    a->op.queue.flags = q->flags;
+    a->op.queue.tat_us = (clock_ms() + 1) * 1000 + (plan - now);
+}
+
+
+/* Its request is sent now. */
+
+void
+sched_sent(struct offloadd *d, struct attempt *a)
+{
+    uint16_t        i;
+    struct queues  *qs = &d->sched.queues;
+
+    if (a->reserved) {
+        a->reserved = 0;
+        i = queues_index(qs, a->queue);
+        rate_sent(&qs->queue[i]->rate, mono_us());
+        queues_touch(qs, i);
+    }
+}
+
+
+/* It counts as running no more. */
+
+void
+sched_ended(struct offloadd *d, struct attempt *a)
+{
+    struct queue   *q;
+    struct queues  *qs = &d->sched.queues;
+
+    q = queues_find(qs, a->queue);
+
+    if (a->reserved) {
+        a->reserved = 0;
+        rate_undo(&q->rate);
+    }
+
+    if (circuit_neither(&q->circuit, mono_us(), a->probe)) {
+        qs->changed++;
+    }
+
+    a->probe = 0;
+    queues_ended(qs, a->queue);
+}
+
+
+static void
+sched_circuit(struct offloadd *d, struct attempt *a, struct queue *q,
+    int bad)
+{
+    int       changed;
+    uint64_t  now = mono_us();
+
+    changed = bad ? circuit_bad(&q->circuit, now, a->started_us,
+                                sched_random(&d->sched))
+                  : circuit_good(&q->circuit);
+
+    a->probe = 0;
+
+    if (!changed) {
+        return;
+    }
+
+    d->sched.queues.changed++;
+    queues_touch(&d->sched.queues, queues_index(&d->sched.queues, a->queue));
+
+    if (bad) {
+        log_text(LOG_WARN, "queue \"%s\": its backend has failed %u times in "
+                 "a row; one attempt in %llu ms", q->conf.name,
+                 q->circuit.failures,
+                 (unsigned long long) (q->circuit.until - now) / 1000);
+
+    } else {
+        log_text(LOG_NOTICE, "queue \"%s\": its backend works again",
+                 q->conf.name);
+    }
+}
+
+
+/*
+ * What an attempt's end says of the backend.  502 and 504 are also what nginx
+ * answers for one that can't be reached, or doesn't answer.  Whatever fails
+ * between here and nginx says nothing of it.
+ */
+
+void
+sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
+{
+    int            status;
+    struct queue  *q;
+
+    q = queues_find(&d->sched.queues, a->queue);
+    status = outcome == REPLAY_ANSWERED ? a->op.row.http_status : 0;
+
+    if (q->conf.adaptive
+        && (outcome == REPLAY_ANSWERED || outcome == REPLAY_TIMEOUT))
+    {
+        adapt_answer(&q->adapt, mono_us(), a->started_us, q->running,
+                     outcome == REPLAY_TIMEOUT || status == 429
+                     || status == 503);
+    }
+
+    if (outcome == REPLAY_ANSWERED) {
+        sched_circuit(d, a, q, status >= 502 && status <= 504);
+    }
+}
+
+
+/* Pauses a queue, or lets it go on: kept across restarts. */
+
+int
+sched_flags(struct offloadd *d, uint32_t hash, uint32_t flags)
+{
+    uint64_t          now;
+    struct queue     *q;
+    struct store_op  *op;
+
+    op = calloc(1, sizeof(*op));
+    if (op == NULL) {
+        return -1;
+    }
+
+    queues_flags(&d->sched.queues, hash, flags);
+
+    q = queues_find(&d->sched.queues, hash);
+    now = mono_us();
+
+    op->type = STORE_OP_QUEUE;
+    op->has_queue = 1;
+    op->queue.hash = q->hash;
+    op->queue.flags = q->flags;
+    op->queue.tat_us = (clock_ms() + 1) * 1000 + rate_plan(&q->rate, now)
+                       - now;
+
+    loop_submit(d, op);
+
+    return 0;
+}

@@ -1,0 +1,620 @@
+/*
+ * Who is next.  A long random run of everything that can happen to jobs and
+ * queues, against plain arrays that can not be wrong: whoever is named may
+ * begin, is the oldest of its key, and nobody is named only if nobody may.
+ * Then the promises one by one: turns between queues, between keys, that low
+ * priorities are not forgotten, and what a new policy does to what waits.
+ */
+
+#include "../tap.h"
+#include "../../../src/worker/offloadd.h"
+
+
+#define JOBS      20000
+#define QUEUES    4
+#define KEYS      5
+#define PASSED    (FAIR_PASSED + FAIR_LEVELS - 2)
+
+enum { OUT = 0, READY, WAITING, TAKEN };
+
+static struct {
+    int       place;
+    uint64_t  at;
+    uint32_t  queue;                            /* hash */
+    uint64_t  fair;
+    int       priority;
+} model[JOBS + 1];
+
+static struct queue_policy  conf[QUEUES];
+static uint32_t             hashes[QUEUES + 1];
+static struct job_table     t;
+static struct queues        qs;
+static uint64_t             last;
+
+
+static void
+configure(uint32_t n, uint32_t concurrency)
+{
+    uint32_t  i;
+
+    for (i = 0; i < QUEUES; i++) {
+        (void) snprintf(conf[i].name, sizeof(conf[i].name), "q%u", i);
+        conf[i].retry.backoff_ms = 1000;
+        conf[i].retry.backoff_max_ms = 30000;
+        hashes[i] = zone_queue_hash(conf[i].name, strlen(conf[i].name));
+    }
+
+    hashes[QUEUES] = 4711;                      /* of no queue */
+
+    must(queues_configure(&qs, &t, conf, n, concurrency) >= 0);
+}
+
+
+static void
+begin(uint32_t concurrency)
+{
+    memset(&t, 0, sizeof(t));
+    memset(&qs, 0, sizeof(qs));
+    memset(conf, 0, sizeof(conf));
+    memset(model, 0, sizeof(model));
+    last = 0;
+    configure(QUEUES, concurrency);
+}
+
+
+static void
+end(void)
+{
+    queues_free(&qs);
+    job_table_free(&t);
+}
+
+
+static uint32_t
+add(uint32_t queue, uint64_t fair, int priority)
+{
+    uint32_t     i;
+    uint8_t      id[ZONE_ID_SIZE] = { 0 };
+    struct job  *job;
+
+    i = job_add(&t, ++last, id);
+    must(i != JOB_NONE);
+
+    job = job_at(&t, i);
+    job->queue = queue;
+    job->fair = fair;
+    job->priority = (uint8_t) priority;
+
+    model[last].queue = queue;
+    model[last].fair = fair;
+    model[last].priority = priority;
+
+    return i;
+}
+
+
+static void
+push(uint32_t queue, uint64_t fair, int priority)
+{
+    must(queues_push(&qs, &t, add(queue, fair, priority)) == 0);
+    model[last].place = READY;
+}
+
+
+/* The seq of who is next, which begins; 0: nobody may. */
+
+static uint64_t
+next(uint64_t now)
+{
+    uint32_t     i;
+    struct job  *job;
+
+    i = queues_next(&qs, &t, now);
+    if (i == JOB_NONE) {
+        return 0;
+    }
+
+    (void) queues_begin(&qs, &t, i);
+    job = job_at(&t, i);
+    job->place = JOB_ATTEMPT;
+    model[job->seq].place = TAKEN;
+
+    return job->seq;
+}
+
+
+/* Begins and ends: the job is gone. */
+
+static uint64_t
+serve(void)
+{
+    uint64_t  seq;
+
+    seq = next(0);
+
+    if (seq) {
+        queues_ended(&qs, model[seq].queue);
+        job_remove(&t, job_find(&t, seq));
+        model[seq].place = OUT;
+    }
+
+    return seq;
+}
+
+
+static int
+model_may(uint32_t index)
+{
+    uint64_t       seq;
+    uint32_t       running;
+    struct queue  *q = qs.queue[index];
+
+    for (seq = 1, running = 0; seq <= last; seq++) {
+        running += model[seq].place == TAKEN
+                   && queues_index(&qs, model[seq].queue) == index;
+    }
+
+    return q->flags == 0
+           && (q->conf.concurrency == 0 || running < q->conf.concurrency);
+}
+
+
+/* How wrong it is that `seq` is next. */
+
+static int
+model_wrong(uint64_t seq)
+{
+    int       may[QUEUES];
+    uint32_t  i;
+    uint64_t  n;
+
+    for (i = 0; i < QUEUES; i++) {
+        may[i] = model_may(i);
+    }
+
+    if (seq && (model[seq].place != READY
+                || !may[queues_index(&qs, model[seq].queue)]))
+    {
+        return 1;
+    }
+
+    for (n = 1; n <= last; n++) {
+        if (model[n].place != READY) {
+            continue;
+        }
+
+        i = queues_index(&qs, model[n].queue);
+
+        if (seq == 0 ? may[i] : n < seq && model[n].fair == model[seq].fair
+                                && model[n].priority == model[seq].priority
+                                && i == queues_index(&qs, model[seq].queue))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static uint32_t
+model_lost(void)
+{
+    uint32_t  i, ready[QUEUES] = { 0 }, delayed[QUEUES] = { 0 };
+    uint32_t  lost;
+    uint64_t  seq;
+
+    for (seq = 1, lost = 0; seq <= last; seq++) {
+        i = queues_index(&qs, model[seq].queue);
+        ready[i] += model[seq].place == READY;
+        delayed[i] += model[seq].place == WAITING;
+        lost += (job_find(&t, seq) == JOB_NONE) != (model[seq].place == OUT);
+    }
+
+    for (i = 0; i < QUEUES; i++) {
+        lost += qs.queue[i] && (qs.queue[i]->ready != ready[i]
+                                || qs.queue[i]->delayed != delayed[i]);
+    }
+
+    return lost;
+}
+
+
+static void
+random_end(uint64_t seq, int back, uint64_t now)
+{
+    uint32_t  i = job_find(&t, seq);
+
+    if (i == JOB_NONE) {
+        return;
+    }
+
+    if (model[seq].place == TAKEN) {
+        queues_ended(&qs, model[seq].queue);
+        job_at(&t, i)->place = JOB_FREE;
+
+    } else if (back) {
+        return;
+    }
+
+    if (!back) {                                /* settled, or canceled */
+        queues_take(&qs, &t, i);
+        job_remove(&t, i);
+        model[seq].place = OUT;
+
+    } else if (random() % 2) {
+        must(queues_push(&qs, &t, i) == 0);
+        model[seq].place = READY;
+
+    } else {
+        model[seq].place = WAITING;
+        model[seq].at = now + (uint64_t) random() % 500;
+        must(queues_push_at(&qs, &t, i, model[seq].at) == 0);
+    }
+}
+
+
+static uint64_t
+random_pick(void)
+{
+    uint64_t  n, from;
+
+    from = last > 200 ? last - 200 : 0;         /* mostly of late */
+    n = random() % 4 ? from + 1 + (uint64_t) random() % 200
+                     : 1 + (uint64_t) random() % JOBS;
+
+    return n <= last ? n : last;
+}
+
+
+static void
+test_random(void)
+{
+    int       i, wrong, late;
+    uint32_t  n, lost, passed;
+    uint64_t  now, seq, pick;
+
+    begin(1000);
+    srandom(7);
+    conf[1].concurrency = 3;
+    conf[3].concurrency = 1;
+    configure(QUEUES, 1000);
+
+    now = 0;
+    wrong = late = 0;
+    lost = passed = 0;
+
+    for (n = 0; n < 60000; n++) {
+
+        switch (random() % 8) {
+
+        case 0:
+        case 1:
+            if (last < JOBS / 10 || random() % 50 == 0) {
+                push(hashes[random() % (QUEUES + 1)],
+                     (uint64_t) random() % KEYS, (int) (random() % 10));
+            }
+            break;
+
+        case 2:
+        case 3:
+            pick = (uint64_t) queues_next(&qs, &t, now);
+            pick = pick == JOB_NONE ? 0 : job_at(&t, (uint32_t) pick)->seq;
+            wrong += n % 16 == 0 && model_wrong(pick);
+            wrong += next(now) != pick;
+            break;
+
+        case 4:
+            random_end(last ? random_pick() : 0, 0, now);
+            break;
+
+        case 5:
+            random_end(last ? random_pick() : 0, 1, now);
+            break;
+
+        case 6:
+            if (random() % 20 == 0) {
+                i = (int) (random() % QUEUES);
+                queues_flags(&qs, hashes[i], random() % 2);
+            }
+            break;
+
+        default:
+            now += (uint64_t) random() % 20;
+            must(queues_due(&qs, &t, now) == 0);
+
+            for (seq = 1; seq <= last; seq++) {
+                if (model[seq].place == WAITING && model[seq].at <= now) {
+                    model[seq].place = READY;
+                }
+            }
+
+            late += queues_wake(&qs) <= now;
+            break;
+        }
+
+        for (i = 0; i < QUEUES * FAIR_LEVELS; i++) {
+            seq = qs.queue[i / FAIR_LEVELS]->levels[i % FAIR_LEVELS].passed;
+            passed = seq > passed ? (uint32_t) seq : passed;
+        }
+
+        lost += n % 1000 == 0 ? model_lost() : 0;
+    }
+
+    tap_say("%d jobs, a level passed over at most %u times", (int) last,
+            passed);
+    ok(last > 2000, "many jobs were in it");
+    is(wrong, 0, "who is next may begin and is the oldest of its key");
+    is(lost, 0, "every job is found, and counted where it waits");
+    is(late, 0, "none waits longer than it has to");
+    ok(passed > FAIR_PASSED / 2 && passed <= PASSED,
+       "no priority is passed over more than %d times", PASSED);
+
+    end();
+}
+
+
+static void
+test_queues(void)
+{
+    int       i, bad;
+    uint64_t  seq;
+
+    begin(1000);
+
+    for (i = 0; i < 1000; i++) {
+        push(hashes[0], 0, 5);
+    }
+
+    for (i = 0; i < 10; i++) {
+        push(hashes[1], 0, 5);
+        push(hashes[2], 0, 0);
+    }
+
+    for (i = 0, bad = 0; i < 30; i++) {
+        seq = serve();
+        bad += model[seq].queue != hashes[i % 3];
+    }
+
+    is(bad, 0, "queues that have work take turns, however much they have");
+
+    for (i = 0, bad = 0; i < 990; i++) {
+        bad += serve() == 0;
+    }
+
+    is(bad + (serve() != 0), 0, "and all is served");
+    end();
+}
+
+
+/* One key's thousands, and another's one. */
+
+static void
+test_keys(void)
+{
+    int       i, n, bad;
+    uint64_t  seq, seen[KEYS] = { 0 };
+
+    begin(1000);
+
+    for (i = 0; i < 10000; i++) {
+        push(hashes[0], 1, 5);
+    }
+
+    push(hashes[0], 2, 5);
+
+    (void) serve();
+    is(serve(), last, "one of another key waits for one turn, not for 10000");
+
+    for (i = 0; i < 200; i++) {
+        for (n = 2; n < KEYS; n++) {
+            push(hashes[0], (uint64_t) n, 5);
+        }
+    }
+
+    for (i = 0, bad = 0; i < 4 * 200; i++) {
+        seq = serve();
+        bad += seq <= seen[model[seq].fair];
+        seen[model[seq].fair] = seq;
+        bad += i % 4 == 3 && qs.flows.count != (i < 4 * 199 ? 4u : 1u);
+    }
+
+    is(bad, 0, "keys take turns, each in its order");
+    is(qs.queue[0]->ready, 9999 - 200, "each had as many");
+    end();
+}
+
+
+static void
+test_priority(void)
+{
+    int       i, top, low;
+    uint64_t  first;
+
+    begin(1000);
+
+    for (i = 0; i < 100; i++) {
+        push(hashes[0], 0, 0);
+    }
+
+    for (i = 0; i < 10; i++) {
+        push(hashes[0], 0, 9);
+    }
+
+    for (i = 0, top = 0; i < 10; i++) {
+        top += model[serve()].priority == 9;
+    }
+
+    is(top, 10, "the higher priority goes first");
+    is(model[serve()].priority, 0, "then the lower");
+
+    for (i = 0; i < 1000; i++) {
+        push(hashes[0], 0, 9);
+    }
+
+    for (i = 0, low = 0; i < 10 * (FAIR_PASSED + 1); i++) {
+        low += model[serve()].priority == 0;
+    }
+
+    is(low, 10, "of %d turns the lower has one, always", FAIR_PASSED + 1);
+
+    for (i = 1; i < 9; i++) {
+        push(hashes[0], 0, i);
+    }
+
+    first = last;
+
+    for (i = 0; i < PASSED + 1; i++) {
+        first -= model[serve()].priority % 9 != 0;
+    }
+
+    is(first, last - 8, "all ten in use, each has had its turn after %d",
+       PASSED + 1);
+    end();
+}
+
+
+static void
+test_concurrency(void)
+{
+    int       i, n;
+    uint64_t  seq;
+
+    begin(1000);
+    conf[1].concurrency = 4;
+    configure(QUEUES, 1000);
+
+    for (i = 0; i < 10; i++) {
+        push(hashes[1], 0, 5);
+    }
+
+    for (n = 0; next(0) != 0; n++) { /* void */ }
+    is(n, 4, "a queue has its number running");
+    is(queues_wake(&qs), UINT64_MAX, "and no time changes that");
+
+    queues_ended(&qs, hashes[1]);
+    is(next(0), 5, "an end lets the next one begin");
+    is(next(0), 0, "just one");
+
+    conf[1].concurrency = 6;
+    configure(QUEUES, 1000);
+    for (n = 0; (seq = next(0)) != 0; n++) { /* void */ }
+    is(n, 2, "raised, it has as many more");
+
+    conf[1].concurrency = 2;
+    configure(QUEUES, 1000);
+
+    for (i = 0; i < 4; i++) {
+        queues_ended(&qs, hashes[1]);
+        n += next(0) != 0;
+    }
+
+    is(n, 2, "lowered, it begins none until it is below");
+    queues_ended(&qs, hashes[1]);
+    ok(next(0) != 0, "and then again");
+
+    push(hashes[2], 0, 5);
+    queues_flags(&qs, hashes[2], STORE_QUEUE_PAUSED);
+    is(next(0), 0, "a paused queue begins nothing");
+    queues_flags(&qs, hashes[2], STORE_QUEUE_DRAINING);
+    is(next(0), 0, "nor does one that drains");
+    queues_flags(&qs, hashes[2], 0);
+    is(next(0), last, "until it goes on");
+    end();
+}
+
+
+static void
+test_reload(void)
+{
+    int       i, n;
+    uint32_t  at;
+
+    begin(1000);
+    conf[3].rate_count = 1;
+    conf[3].rate_period_ms = 1000;
+    configure(QUEUES, 1000);
+
+    for (i = 0; i < 4; i++) {
+        push(hashes[3], (uint64_t) i % 2, 5);
+    }
+
+    at = add(hashes[3], 0, 5);
+    must(queues_push_at(&qs, &t, at, 100) == 0);
+
+    is(next(0), 1, "the first of a queue with a rate");
+    rate_sent(&queues_find(&qs, hashes[3])->rate, 0);
+    queues_touch(&qs, queues_index(&qs, hashes[3]));
+    is(next(0), 0, "the second not yet");
+    is(queues_wake(&qs), 100, "what is to happen next is a job's time");
+    queues_flags(&qs, hashes[3], STORE_QUEUE_PAUSED);
+
+    is(queues_configure(&qs, &t, conf, 3, 1000), 1, "a queue is gone");
+    is(qs.queue[0]->ready, 3, "its jobs wait in the default queue");
+    is(qs.queue[0]->delayed, 1, "that with a time as well");
+    is(next(0), 2, "which lets them begin");
+
+    is(queues_configure(&qs, &t, conf, 4, 1000), 1, "it comes again");
+    is(queues_find(&qs, hashes[3])->ready, 2, "its jobs go back");
+    is(queues_find(&qs, hashes[3])->delayed, 1, "all of them");
+    is(next(0), 0, "it is paused as it was");
+    queues_flags(&qs, hashes[3], 0);
+    is(next(0), 0, "and its rate is what it was");
+    must(queues_due(&qs, &t, 999999) == 0);
+    is(queues_next(&qs, &t, 999999), JOB_NONE, "not a microsecond early");
+    is(queues_wake(&qs), 1000000, "which is known");
+    is(next(1000000), 3, "nor late");
+
+    for (i = 0, n = 0; i < 1000; i++) {
+        n += queues_configure(&qs, &t, conf, (uint32_t) (1 + i % 4), 1000);
+    }
+
+    is(qs.queue[0]->ready + queues_find(&qs, hashes[3])->ready,
+       2, "after a thousand policies they are still there");
+    ok(n > 900 && qs.n <= 2 * QUEUES, "in no more room");
+    is(queues_configure(&qs, &t, conf, 4, 1000), 0, "the same one again");
+    end();
+}
+
+
+static void
+test_plain(void)
+{
+    begin(10);
+    ok(queue_plain(&qs, qs.queue[1]), "a queue without limits is plain");
+
+    conf[1].concurrency = 9;
+    conf[2].adaptive = 1;
+    conf[3].rate_count = 1;
+    conf[3].rate_period_ms = 1;
+    configure(QUEUES, 10);
+
+    ok(!queue_plain(&qs, qs.queue[1]), "with a number of its own it is not");
+    ok(!queue_plain(&qs, qs.queue[2]), "nor an adaptive one");
+    ok(!queue_plain(&qs, qs.queue[3]), "nor one with a rate");
+    queues_flags(&qs, hashes[0], STORE_QUEUE_PAUSED);
+    ok(!queue_plain(&qs, qs.queue[0]), "nor a paused one");
+
+    configure(QUEUES, 9);
+    ok(queue_plain(&qs, qs.queue[1]), "a number the zone can't exceed is none");
+    is(queues_index(&qs, hashes[QUEUES]), QUEUE_DEFAULT,
+       "a name of no queue is the default queue's");
+    end();
+}
+
+
+int
+main(void)
+{
+    tap_begin();
+
+    test_random();
+    test_queues();
+    test_keys();
+    test_priority();
+    test_concurrency();
+    test_reload();
+    test_plain();
+
+    return tap_end();
+}
