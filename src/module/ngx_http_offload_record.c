@@ -91,7 +91,7 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     fixed->queue_len = (uint16_t) olcf->zone->name.len;
     fixed->context_len = (uint32_t) record->context.len;
     fixed->headers_len = (uint32_t) headers;
-    fixed->priority = ZONE_REQUEST_PRIORITY;
+    fixed->priority = ZONE_PRIORITY_DEFAULT;
 
     if (r->request_body && r->request_body->temp_file) {
         fixed->flags |= ZONE_REQUEST_BODY_FILE;

@@ -163,11 +163,11 @@ void log_text(int level, const char *fmt, ...)
 struct retry_policy {
     uint32_t  max;                              /* attempts; 0, 1: an answer
                                                    is final */
-    uint8_t   jitter;                           /* 1: full, 0: none */
+    uint32_t  jitter;                           /* 1: full, 0: none */
     uint64_t  backoff_ms;
     uint64_t  backoff_max_ms;
     uint64_t  on[4];                            /* a bit for each */
-    char      methods[256];                     /* ",GET,PUT,": those that can
+    char      methods[160];                     /* "GET PUT": those that can
                                                    be repeated; "": by RFC */
 };
 
@@ -217,15 +217,16 @@ struct queue_policy {
     char      name[65];
     uint8_t   adaptive;
     uint8_t   circuit;                          /* it was configured */
+    uint8_t   has_retry;                        /* its retries were */
     uint32_t  concurrency;                      /* 0: the zone's */
     uint32_t  rate_count;                       /* 0: no rate */
     uint32_t  rate_burst;                       /* beyond the first */
     uint64_t  rate_period_ms;
-    struct retry_policy  retry;
     uint64_t  deadline_s;                       /* 0: none */
     uint64_t  dead_ttl_s;
     uint32_t  limit_queued;                     /* 0: none */
     uint32_t  limit_per_key;
+    struct retry_policy  retry;
 };
 
 struct policy {

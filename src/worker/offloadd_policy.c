@@ -186,7 +186,7 @@ policy_string(void *p, const struct policy_key *k, const char *text,
             return -1;
         }
 
-        *to = text[0] == 'f';
+        *(uint32_t *) to = text[0] == 'f';
         return 0;
 
     default:

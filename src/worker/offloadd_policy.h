@@ -18,7 +18,7 @@ enum policy_type {
     POLICY_BOOL,                                /* uint8_t */
     POLICY_DURABILITY,
     POLICY_LEVEL,
-    POLICY_JITTER,                              /* uint8_t: full */
+    POLICY_JITTER,                              /* uint32_t: full */
     POLICY_LAYOUT_KEY,
     POLICY_OTHER                                /* its own function reads it */
 };

@@ -12,7 +12,7 @@
 
 
 #define QUEUES_MAX            1024
-#define QUEUE_RATE_MAX        1000000
+#define QUEUE_NUMBER_MAX      1000000
 #define QUEUE_PERIOD_MAX      86400000ull
 #define QUEUE_RETRIES_MAX     1000
 #define QUEUE_BACKOFF_MAX     (7ull * 86400000)
@@ -23,8 +23,8 @@
 
 static const struct policy_key  queue_keys[] = {
     { "name", POLICY_STRING, member(name), member_size(name), 1, 0 },
-    { "concurrency", POLICY_COUNT, member(concurrency),
-      POLICY_CONCURRENCY_MAX, 0, 1 },
+    { "concurrency", POLICY_COUNT, member(concurrency), QUEUE_NUMBER_MAX, 0,
+      1 },
     { "rate", POLICY_OTHER, 0, 0, 0, 1 },
     { "adaptive", POLICY_BOOL, member(adaptive), 0, 0, 1 },
     { "retry", POLICY_OTHER, 0, 0, 0, 1 },
@@ -38,10 +38,10 @@ static const struct policy_key  queue_keys[] = {
 };
 
 static const struct policy_key  rate_keys[] = {
-    { "count", POLICY_COUNT, member(rate_count), QUEUE_RATE_MAX, 1, 0 },
+    { "count", POLICY_COUNT, member(rate_count), QUEUE_NUMBER_MAX, 1, 0 },
     { "period_ms", POLICY_NUMBER, member(rate_period_ms), QUEUE_PERIOD_MAX, 1,
       0 },
-    { "burst", POLICY_COUNT, member(rate_burst), QUEUE_RATE_MAX, 0, 0 },
+    { "burst", POLICY_COUNT, member(rate_burst), QUEUE_NUMBER_MAX, 0, 0 },
 };
 
 static const struct policy_key  retry_keys[] = {
@@ -75,7 +75,7 @@ queue_name_good(const char *name)
 
 
 static int
-queue_retry_on(struct queue_policy *q, const json_t *on, const char *name,
+queue_retry_on(struct retry_policy *p, const json_t *on, const char *name,
     struct policy_error *e)
 {
     size_t       i;
@@ -87,15 +87,15 @@ queue_retry_on(struct queue_policy *q, const json_t *on, const char *name,
         return -1;
     }
 
-    memset(q->retry.on, 0, sizeof(q->retry.on));
+    memset(p->on, 0, sizeof(p->on));
 
     for (i = 0; i < json_array_size(on); i++) {
         text = json_string_value(json_array_get(on, i));
 
-        if (text == NULL || retry_on(&q->retry, text) != 0) {
+        if (text == NULL || retry_on(p, text) != 0) {
             (void) snprintf(e->text, sizeof(e->text),
                             "%s: \"on\" has \"%.64s\", must have \"connect\", "
-                            "\"timeout\", or a status from 400 to 599",
+                            "\"timeout\" and statuses, \"400\" to \"599\"",
                             name, text ? text : "(not a string)");
             return -1;
         }
@@ -105,10 +105,10 @@ queue_retry_on(struct queue_policy *q, const json_t *on, const char *name,
 }
 
 
-/* Kept as ",GET,PUT,". */
+/* Kept as "GET PUT". */
 
 static int
-queue_methods(struct queue_policy *q, const json_t *methods,
+queue_methods(struct retry_policy *p, const json_t *methods,
     const char *name, struct policy_error *e)
 {
     size_t       i, len;
@@ -120,10 +120,7 @@ queue_methods(struct queue_policy *q, const json_t *methods,
         return -1;
     }
 
-    strcpy(q->retry.methods, ",");
-    len = 1;
-
-    for (i = 0; i < json_array_size(methods); i++) {
+    for (i = 0, len = 0; i < json_array_size(methods); i++) {
         text = json_string_value(json_array_get(methods, i));
 
         if (text == NULL || text[0] == '\0'
@@ -138,15 +135,15 @@ queue_methods(struct queue_policy *q, const json_t *methods,
             return -1;
         }
 
-        if (len + strlen(text) + 2 > sizeof(q->retry.methods)) {
+        if (len + strlen(text) + 2 > sizeof(p->methods)) {
             (void) snprintf(e->text, sizeof(e->text),
                             "%s: \"methods\" has more than %zu characters",
-                            name, sizeof(q->retry.methods) - 2);
+                            name, sizeof(p->methods) - 2);
             return -1;
         }
 
-        len += (size_t) snprintf(q->retry.methods + len, sizeof(q->retry.methods) - len,
-                                 "%s,", text);
+        len += (size_t) snprintf(p->methods + len, sizeof(p->methods) - len,
+                                 "%s%s", len ? " " : "", text);
     }
 
     return 0;
@@ -174,11 +171,13 @@ queue_retry(struct queue_policy *q, const json_t *retry, const char *name,
         return -1;
     }
 
+    q->has_retry = 1;
     methods = json_object_get(retry, "methods");
 
-    return queue_retry_on(q, json_object_get(retry, "on"), name, e) == 0
-           && (methods == NULL || queue_methods(q, methods, name, e) == 0)
-           ? 0 : -1;
+    return queue_retry_on(&q->retry, json_object_get(retry, "on"), name, e)
+           == 0
+           && (methods == NULL
+               || queue_methods(&q->retry, methods, name, e) == 0) ? 0 : -1;
 }
 
 

@@ -129,7 +129,7 @@ retry_method(const struct retry_policy *p, const struct zone_str *method)
     }
 
     for (name = p->methods; *name; name += n + (name[n] != '\0')) {
-        n = strcspn(name, ",");
+        n = strcspn(name, " ");
 
         if (n == method->len && memcmp(name, method->data, n) == 0) {
             return 1;

@@ -18,22 +18,6 @@
 #define ZONE_REQUEST_ENTRANCE  16
 
 
-uint32_t
-zone_queue_hash(const char *name, size_t len)
-{
-    size_t    i;
-    uint32_t  hash;
-
-    hash = 2166136261u;
-
-    for (i = 0; i < len; i++) {
-        hash = (hash ^ (unsigned char) name[i]) * 16777619u;
-    }
-
-    return hash;
-}
-
-
 /* without the body */
 
 static uint64_t
@@ -218,12 +202,12 @@ zone_request_fixed(const struct zone_request *r, size_t n)
         return "the request has unknown flags";
     }
 
-    if (r->priority > ZONE_REQUEST_PRIORITY_MAX) {
-        return "the request's priority is not within 0 to 9";
-    }
-
     if (r->timeout_s == 0) {
         return "the request's timeout is 0";
+    }
+
+    if (r->priority > ZONE_PRIORITY_MAX) {
+        return "the request's priority is not within 0 to 9";
     }
 
     strings = zone_request_strings(r);          /* < 2^34: no overflow */

@@ -19,8 +19,9 @@
 #define ZONE_REQUEST_LAYOUT   1
 
 #define ZONE_REQUEST_METHOD_MAX   32
-#define ZONE_REQUEST_PRIORITY_MAX 9
-#define ZONE_REQUEST_PRIORITY     5         /* of who says nothing */
+
+#define ZONE_PRIORITY_MAX         9
+#define ZONE_PRIORITY_DEFAULT     5
 
 #define ZONE_REQUEST_BODY_FILE    0x0001    /* the body is <spool>/<job id> */
 #define ZONE_REQUEST_CLIENT_KEY   0x0002    /* has its own Idempotency-Key */
@@ -43,13 +44,13 @@ struct zone_request {
                                                kept variables; opaque, token
                                                characters and spaces */
     uint32_t  headers_len;
-    uint64_t  fair;                         /* hash of the fair key; 0: none */
-    uint32_t  delay_s;                      /* from created_ms */
+    uint64_t  fair;                         /* hash of its key; 0: none */
+    uint32_t  delay_s;                      /* not to be started before */
     uint8_t   priority;                     /* 0 to 9, 9 first */
-    uint8_t   depth;                        /* offloads above this one */
-    uint16_t  spare2;
+    uint8_t   depth;                        /* in a chain, from 1 */
+    uint8_t   pad[2];
     uint32_t  deadline_s;                   /* from created_ms; 0: none */
-    uint32_t  pad;
+    uint32_t  spare2;
 };
 
 _Static_assert(sizeof(struct zone_request) == 64, "zone_request");
@@ -90,8 +91,21 @@ struct zone_request_view {
     struct zone_str          body;          /* empty with BODY_FILE */
 };
 
-/* A queue's identity in the store: FNV-1a of its name. */
-uint32_t zone_queue_hash(const char *name, size_t len);
+/* FNV-1a: a queue's name as it stands in rows. */
+
+static inline uint32_t
+zone_queue_hash(const void *name, size_t len)
+{
+    size_t          i;
+    uint32_t        h;
+    const uint8_t  *p = name;
+
+    for (i = 0, h = 2166136261u; i < len; i++) {
+        h = (h ^ p[i]) * 16777619u;
+    }
+
+    return h;
+}
 
 /* Bytes of the payload, fixed part and body included. */
 size_t zone_request_size(const struct zone_request *r);

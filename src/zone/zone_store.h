@@ -109,10 +109,10 @@ struct store_job {
     uint16_t  message_len;                      /* then the error's message */
     uint16_t  failures;                         /* attempts that failed */
     uint16_t  spare[2];
-    uint64_t  fair;                             /* as in the request */
+    uint64_t  fair;                             /* as in its request */
     uint32_t  queue;                            /* zone_queue_hash() */
     uint8_t   priority;
-    uint8_t   spare2[3];
+    uint8_t   pad[3];
     uint64_t  deadline_ms;                      /* unix time; 0: none */
 };
 

@@ -175,7 +175,7 @@ test_policy(void)
     is(decide(&p, failure(RETRY_END_TIMEOUT, 504, "GET")), RETRY_AGAIN,
        "timeout is also nginx's 504");
 
-    (void) snprintf(p.methods, sizeof(p.methods), ",POST,PATCH,");
+    (void) snprintf(p.methods, sizeof(p.methods), "POST PATCH");
     is(decide(&p, failure(RETRY_END_ANSWER, 500, "POST")), RETRY_AGAIN,
        "methods=POST,PATCH: POST");
     is(decide(&p, failure(RETRY_END_TIMEOUT, 0, "PATCH")), RETRY_AGAIN,
