@@ -176,6 +176,7 @@ drain_item_done(struct store *s, struct store_batch *b,
         break;
 
     case DRAIN_DUPLICATE:
+    case DRAIN_LIMITED:
         claim_unlink_body(s, item->at);
         ev->type = STORE_EVENT_REJECT;
         break;
@@ -191,8 +192,9 @@ drain_item_done(struct store *s, struct store_batch *b,
         c.type = item->record.type;
         c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED
                    : item->kind == DRAIN_WITHDRAWN ? ZONE_NOT_FOUND
-                   : item->kind == DRAIN_DUPLICATE ? item->result
-                                                   : ZONE_DONE;
+                   : item->kind == DRAIN_DUPLICATE
+                     || item->kind == DRAIN_LIMITED ? item->result
+                                                    : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
 
         if (c.result == ZONE_DUPLICATE) {

@@ -298,6 +298,7 @@ lmdb_close(void *self)
         close(m->lock);
     }
 
+    limits_clear(&m->limits);
     free(m->doomed);
     free(m);
 }
@@ -363,6 +364,8 @@ lmdb_abort(void *self)
 
     mdb_txn_abort(m->txn);
     m->txn = NULL;
+
+    limits_undo(&m->limits);
 }
 
 
@@ -416,8 +419,11 @@ lmdb_commit(void *self, struct engine_error *e)
     if (rc) {
         (void) lmdb_fail(e, rc, "the store's commit");
         e->uncertain = lmdb_panics(m);
+        m->limits.known = 0;
         return -1;
     }
+
+    limits_commit(&m->limits);
 
     m->next_seq = m->txn_next_seq;
     m->first_expiry = m->txn_first_expiry;

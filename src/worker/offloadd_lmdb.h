@@ -9,6 +9,7 @@
 #include <lmdb.h>
 
 #include "offloadd.h"
+#include "offloadd_limit.h"
 
 
 enum lmdb_db {
@@ -50,6 +51,7 @@ struct lmdb {
     struct store_counters  counters;            /* when the txn began */
     struct store_counters  txn_counters;
     int                   counted;              /* they were in the store */
+    struct limits         limits;
     struct lmdb_doomed   *doomed;
     uint32_t              ndoomed;
     uint32_t              doomed_cap;
@@ -160,13 +162,18 @@ int lmdb_key_unfile(struct lmdb *m, const MDB_val *request,
 int lmdb_keys_expire(struct lmdb *m, uint64_t now_ms, int max,
     struct engine_error *e);
 
+/* offloadd_lmdb_limit.c */
+int lmdb_limit_check(struct lmdb *m, struct engine_insert *in,
+    struct engine_error *e);
+int lmdb_count_limits(struct lmdb *m, struct engine_error *e);
+
 /* offloadd_lmdb_count.c */
 int lmdb_read_counters(struct lmdb *m, struct engine_error *e);
 int lmdb_write_counters(struct lmdb *m, struct engine_error *e);
-void lmdb_count_new(struct lmdb *m, int state);
-void lmdb_count(struct lmdb *m, int from, int to);
-void lmdb_count_purged(struct lmdb *m, int state);
-void lmdb_count_withdrawn(struct lmdb *m, int state);
+void lmdb_count_new(struct lmdb *m, const struct store_job *row);
+void lmdb_count(struct lmdb *m, const struct store_job *row, int to);
+void lmdb_count_purged(struct lmdb *m, const struct store_job *row);
+void lmdb_count_withdrawn(struct lmdb *m, const struct store_job *row);
 int lmdb_recount(void *self, struct store_counters *was,
     struct store_counters *now, struct engine_error *e);
 int lmdb_get_rings(void *self, struct store_rings *row, size_t size,

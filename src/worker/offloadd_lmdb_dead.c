@@ -205,7 +205,7 @@ lmdb_redrive(void *self, struct store_op *op, uint64_t now_ms,
         return -1;
     }
 
-    lmdb_count(m, op->row.state, STORE_QUEUED);
+    lmdb_count(m, &op->row, STORE_QUEUED);
 
     lmdb_seq_key(&key, &op->seq);
     rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &request);
@@ -394,7 +394,7 @@ lmdb_overdue(void *self, struct store_op *op, uint64_t now_ms,
         return ENGINE_STALE;
     }
 
-    lmdb_count(m, row.state, STORE_FAILED);
+    lmdb_count(m, &row, STORE_FAILED);
 
     row.state = STORE_FAILED;
     row.error = STORE_ERROR_EXPIRED;

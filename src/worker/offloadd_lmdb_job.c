@@ -95,6 +95,11 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         return rc;
     }
 
+    rc = lmdb_limit_check(m, in, e);
+    if (rc != 0) {
+        return rc;
+    }
+
     rc = lmdb_insert_id(m, in, e);
     if (rc != 0) {
         return rc;
@@ -112,6 +117,7 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.body_size = in->view->fixed.body_size;
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
+    in->row.limit_key = in->view->fixed.limit_key;
 
     lmdb_queue_row(&in->row, in->view);
 
@@ -138,7 +144,7 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         return -1;
     }
 
-    lmdb_count_new(m, in->row.state);
+    lmdb_count_new(m, &in->row);
 
     lmdb_seq_key(&key, &in->seq);
     data.mv_data = (void *) (uintptr_t) in->payload;
@@ -170,7 +176,7 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
         return ENGINE_STALE;
     }
 
-    lmdb_count(m, op->row.state, STORE_RUNNING);
+    lmdb_count(m, &op->row, STORE_RUNNING);
 
     op->row.state = STORE_RUNNING;
     op->row.attempts++;
@@ -240,7 +246,7 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
         return rc;
     }
 
-    lmdb_count(m, row.state, STORE_QUEUED);
+    lmdb_count(m, &row, STORE_QUEUED);
 
     row.state = STORE_QUEUED;
     row.strikes = op->row.strikes;
@@ -333,7 +339,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
         return 0;
     }
 
-    lmdb_count(m, row.state, op->row.state);
+    lmdb_count(m, &row, op->row.state);
 
     row.state = op->row.state;
     row.error = op->row.error;
@@ -564,7 +570,7 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
     case STORE_QUEUED:
     case STORE_RUNNING:
 
-        lmdb_count(m, row.state, STORE_CANCELED);
+        lmdb_count(m, &row, STORE_CANCELED);
 
         c->seq = seq;
         row.state = STORE_CANCELED;
@@ -629,7 +635,7 @@ lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e)
         return 0;
     }
 
-    lmdb_count_withdrawn(m, row.state);
+    lmdb_count_withdrawn(m, &row);
 
     lmdb_seq_key(&key, &seq);
 

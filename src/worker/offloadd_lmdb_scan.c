@@ -37,8 +37,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
     row->message_len = 0;
 
     if (!(row->flags & STORE_AT_MOST_ONCE) || ZONE_MUTANT("once.recover")) {
+        lmdb_count(m, row, STORE_QUEUED);
         row->state = STORE_QUEUED;
-        lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
 
         lmdb_seq_key(&key, &seq);
         data.mv_data = row;
@@ -52,8 +52,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
                  "%u, which may have been sent and is not repeated",
                  row->attempts);
 
+    lmdb_count(m, row, STORE_FAILED);
     row->state = STORE_FAILED;
-    lmdb_count(m, STORE_RUNNING, STORE_FAILED);
 
     row->error = STORE_ERROR_LOST;
     row->finished_ms = clock_ms();
@@ -314,7 +314,7 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
     }
 
     if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
-        lmdb_count(m, row.state, STORE_EXPIRED);
+        lmdb_count(m, &row, STORE_EXPIRED);
 
         row.state = STORE_EXPIRED;
         row.flags = 0;
@@ -326,7 +326,7 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
         return lmdb_finish(m, seq, &row, sizeof(row), e);
     }
 
-    lmdb_count_purged(m, row.state);
+    lmdb_count_purged(m, &row);
 
     key.mv_data = row.id;
     key.mv_size = ZONE_ID_SIZE;

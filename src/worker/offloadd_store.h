@@ -131,6 +131,8 @@ struct store_batch {
 #define ENGINE_DUPLICATE      4                 /* insert: its key is another
                                                    job's, */
 #define ENGINE_CONFLICT       5                 /* of other content */
+#define ENGINE_LIMITED        6                 /* insert: its queue is full, */
+#define ENGINE_LIMITED_KEY    7                 /* or holds enough of its key */
 
 struct engine_error {
     int   err;                                  /* errno or the engine's */
@@ -165,6 +167,7 @@ struct engine_turned {
     uint64_t  rejected;
     uint64_t  withdrawn;
     uint64_t  duplicates;                       /* and conflicts */
+    uint64_t  limited;
 };
 
 typedef int (*engine_queue)(void *ctx, const struct store_queue *row);
@@ -264,7 +267,8 @@ struct drain_item {
     uint64_t              seq;
     struct store_job      row;
     struct attempt       *attempt;
-    uint32_t              result;               /* CANCEL, DUPLICATE: answer */
+    uint32_t              result;               /* CANCEL, DUPLICATE,
+                                                   LIMITED: answer */
     uint8_t               first[ZONE_ID_SIZE];  /* DUPLICATE: that job */
 };
 
@@ -363,6 +367,7 @@ enum drain_kind {
     DRAIN_REJECT,                               /* not a request */
     DRAIN_WITHDRAWN,                            /* nobody waits any more */
     DRAIN_DUPLICATE,                            /* its key is another job's */
+    DRAIN_LIMITED,                              /* its queue is full */
     DRAIN_WATCH
 };
 

@@ -113,10 +113,11 @@ struct store_job {
     uint32_t  queue;                            /* zone_queue_hash() */
     uint8_t   priority;
     uint8_t   pad[3];
+    uint64_t  limit_key;                        /* as in its request */
     uint64_t  deadline_ms;                      /* unix time; 0: none */
 };
 
-_Static_assert(sizeof(struct store_job) == 128, "store_job");
+_Static_assert(sizeof(struct store_job) == 136, "store_job");
 _Static_assert(offsetof(struct store_job, fair) == 104, "fair");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
@@ -199,9 +200,10 @@ struct store_counters {
     uint64_t  rejected;                         /* were no requests */
     uint64_t  duplicates;                       /* had a key that was taken:
                                                    no jobs of their own */
+    uint64_t  limited;                          /* found their queue full */
 };
 
-_Static_assert(sizeof(struct store_counters) == 96, "store_counters");
+_Static_assert(sizeof(struct store_counters) == 104, "store_counters");
 _Static_assert(offsetof(struct store_counters, jobs) == 8, "jobs");
 
 /* Accepted, and nowhere to be found: 0. */
