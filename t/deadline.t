@@ -37,8 +37,10 @@ my $pid;
 
 
 sub up {
+    my ($old) = @_;
+
     $pid = $n->by_hand(undef, $clock->env);
-    $n->offloadd(not => $_[0]);
+    $n->offloadd(not => $old);
 }
 
 
