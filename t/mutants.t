@@ -68,6 +68,9 @@ withdraw.head        unit claim              +
 answers.full         unit cq                 +
 attempt.lease        unit worker/engine      +
 store.unlink-last    unit worker/engine      +
+rate.pending         unit worker/rate
+rate.restarted       unit worker/rate        +
+fair.passed          unit worker/queue       +
 SQ_TAIL_STORE        order ring,thread       +
 SQ_TAIL_LOAD         order ring,thread
 SQ_HEAD_STORE        order ring,thread

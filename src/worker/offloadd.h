@@ -345,6 +345,7 @@ void sched_write_slot(struct offloadd *d, uint32_t job, uint32_t state,
 int sched_configure(struct offloadd *d);        /* from the policy */
 void sched_rules(struct offloadd *d);
 void sched_put_queue(struct offloadd *d, struct attempt *a);
+int sched_store_queue(struct offloadd *d, uint32_t hash);
 void sched_sent(struct offloadd *d, struct attempt *a);
 void sched_ended(struct offloadd *d, struct attempt *a);
 /* The outcome is known: enum replay_outcome. */
@@ -621,6 +622,8 @@ struct loop_fd {
 struct loop {
     int               epoll;
     int               signals;
+    int               timer;                    /* when a queue is due */
+    uint64_t          timer_at;                 /* mono us; UINT64_MAX: not */
     struct multi      multis[LOOP_MULTIS];
     struct loop_fd   *fds;                      /* of libcurl's, by fd */
     uint32_t          nfds;

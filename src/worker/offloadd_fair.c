@@ -305,6 +305,12 @@ fair_take(struct flows *f, struct level *levels, uint16_t queue,
     struct flow  *flow;
 
     n = flow_find(f, job->fair, queue, job->priority);
+
+    if (n == FLOW_NONE) {                       /* memory was short once */
+        job->place = JOB_FREE;
+        return;
+    }
+
     flow = &f->flows[n];
 
     if (job->place == JOB_DUE) {
@@ -358,7 +364,7 @@ fair_level(const struct level *levels)
             top = i;
         }
 
-        if (levels[i].passed > most) {
+        if (levels[i].passed > most && !ZONE_MUTANT("fair.passed")) {
             most = levels[i].passed;
             top = i;
         }

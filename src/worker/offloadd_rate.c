@@ -49,7 +49,7 @@ rate_due(const struct rate *r, uint64_t now)
         return now;
     }
 
-    plan = rate_plan(r, now);
+    plan = ZONE_MUTANT("rate.pending") ? r->tat : rate_plan(r, now);
 
     if (plan <= now + r->tolerance) {
         return now;
@@ -107,7 +107,7 @@ rate_restarted(struct rate *r, uint64_t now, uint32_t n)
 {
     uint64_t  at;
 
-    if (r->interval == 0) {
+    if (r->interval == 0 || ZONE_MUTANT("rate.restarted")) {
         return;
     }
 

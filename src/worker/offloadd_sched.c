@@ -247,6 +247,12 @@ sched_canceled(struct offloadd *d, struct store_event *ev)
 
         if (job->place == JOB_ATTEMPT) {
             attempt_cancel(d, job->attempt);
+
+            /* no SETTLE will tell the store what it used of its rate */
+
+            if (queues_find(&d->sched.queues, job->queue)->rate.interval) {
+                (void) sched_store_queue(d, job->queue);
+            }
         }
 
         sched_forget(d, i);
