@@ -275,15 +275,16 @@ sub requests {
     my $raw = read_file("$n->{zone_dir}/zone.v1");
     my %found;
 
-    while ($raw =~ m{(?=(.{32})GET[0-9a-f]{16}
+    while ($raw =~ m{(?=(.{40})GET[0-9a-f]{16}
                      (/(?:full|own|short|plain)/\w+)(full\.queue-1|short|jobs)
                      )}gsx)
     {
         my ($fixed, $uri, $queue) = ($1, $2, $3);
         my %f = (queue => $queue);
 
-        @f{qw(fair delay priority depth limit_key queued per_key)} =
-            unpack 'Q L C C x2 Q L L', $fixed;
+        @f{qw(fair delay priority depth limit_key queued per_key
+              deadline)} =
+            unpack 'Q L C C x2 Q L L L x4', $fixed;
         $found{$uri} = \%f;
     }
 
@@ -372,6 +373,11 @@ for my $bad ('soon', '-1', '1.5', '10 s x', '9' x 30) {
 
     is $doc->{type}, 'urn:problem-type:offload:delay-invalid', 'by its name';
 }
+
+
+is $found->{'/full/a'}{deadline}, 3 * 3600, "a queue's deadline";
+is $found->{'/short/a'}{deadline}, 600, "another's";
+is $found->{'/plain/a'}{deadline}, 0, 'none';
 
 
 # the timeouts: the location's, the queue's, the deadline, one hour

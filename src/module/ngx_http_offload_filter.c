@@ -1,15 +1,17 @@
 
 /*
- * Two small corrections of answers on their way out, in worker processes:
+ * Small corrections of answers on their way out, in worker processes:
  *
  *   413 of an offloaded or status location is a problem document like our other
  *   refusals (nginx itself decides it, before any of our phases), and so is
  *   the 500 of a body that could not be written to its file, as a 507;
  *
- *   Offload-Replay is a word between this module and offloadd: a backend
- *   does not get to say it.  On a replay it marks where the headers of the
- *   answer end, and what add_header and the like append begins: that belongs
- *   to the location a client gets its answer from.
+ *   Offload-Replay and Offload-Upstream are words between this module and
+ *   offloadd: a backend does not get to say them.  On a replay the first
+ *   marks where the headers of the answer end, and what add_header and the
+ *   like append begins: that belongs to the location a client gets its answer
+ *   from.  The second tells that an answer is nginx's own, and whether the
+ *   backend can have had the request.
  */
 
 
@@ -20,6 +22,7 @@ static ngx_int_t ngx_http_offload_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_offload_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
 static ngx_int_t ngx_http_offload_mark_replay(ngx_http_request_t *r);
+static ngx_int_t ngx_http_offload_tell_upstream(ngx_http_request_t *r);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -193,6 +196,12 @@ ngx_http_offload_mark_replay(ngx_http_request_t *r)
     if (r->upstream) {
         ngx_http_offload_drop_header(r, "Offload-Replay",
                                      sizeof("Offload-Replay") - 1);
+        ngx_http_offload_drop_header(r, "Offload-Upstream",
+                                     sizeof("Offload-Upstream") - 1);
+
+        if (ngx_http_offload_tell_upstream(r) != NGX_OK) {
+            return NGX_ERROR;
+        }
     }
 
     ngx_str_set(&value, "added");
@@ -200,4 +209,59 @@ ngx_http_offload_mark_replay(ngx_http_request_t *r)
     return ngx_http_offload_add_header(r, "Offload-Replay",
                                        sizeof("Offload-Replay") - 1, &value)
            == NULL ? NGX_ERROR : NGX_OK;
+}
+
+
+/*
+ * An error that is not the upstream's own answer: "connect" when no byte of
+ * the request went to any of them, "timeout" when the last one was waited for
+ * in vain, else "cut".
+ */
+
+static ngx_int_t
+ngx_http_offload_tell_upstream(ngx_http_request_t *r)
+{
+    ngx_str_t                   value;
+    ngx_uint_t                  i, sent;
+    ngx_http_upstream_t        *u;
+    ngx_http_upstream_state_t  *state;
+
+    u = r->upstream;
+
+    if (r->headers_out.status < NGX_HTTP_BAD_REQUEST
+        || u->headers_in.status_n == r->headers_out.status)
+    {
+        return NGX_OK;
+    }
+
+    /* an error page may have another status than the answer it stands for */
+
+    if (r->headers_out.status < NGX_HTTP_INTERNAL_SERVER_ERROR
+        && u->state && u->state->header_time != (ngx_msec_t) -1)
+    {
+        return NGX_OK;
+    }
+
+    ngx_str_set(&value, "connect");
+
+    sent = u->request_sent;
+
+    if (r->upstream_states) {
+        state = r->upstream_states->elts;
+
+        for (i = 0; i < r->upstream_states->nelts; i++) {
+            sent |= state[i].bytes_sent > 0;
+
+            if (sent && state[i].status == NGX_HTTP_GATEWAY_TIME_OUT) {
+                ngx_str_set(&value, "timeout");
+
+            } else if (sent) {
+                ngx_str_set(&value, "cut");
+            }
+        }
+    }
+
+    return ngx_http_offload_add_header(r, "Offload-Upstream",
+                                       sizeof("Offload-Upstream") - 1, &value)
+           ? NGX_OK : NGX_ERROR;
 }

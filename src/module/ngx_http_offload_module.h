@@ -337,6 +337,7 @@ typedef struct {
     uint64_t                    rows;       /* in "jobs" */
     uint64_t                    requests;
     uint64_t                    results;
+    uint64_t                    dead;       /* dead letters */
 } ngx_http_offload_counters_t;
 
 

@@ -117,6 +117,7 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     fixed->priority = ctx->terms.priority;
     fixed->depth = ctx->terms.depth;
     fixed->limit_key = ctx->terms.limit_key;
+    fixed->deadline_s = (uint32_t) olcf->queue->deadline;
     fixed->limit_queued = (uint32_t) olcf->queue->limit_queued;
     fixed->limit_per_key = (uint32_t) olcf->queue->limit_per_key;
 

@@ -239,9 +239,11 @@ ngx_http_offload_counters_json(u_char *p, ngx_http_offload_zone_t *zone,
                     c->limited, store_drift(c), sum->drift);
 
     return ngx_sprintf(p, ",\"store\":{\"bytes\":%uL,\"max\":%O,\"jobs\":%uL,"
-                          "\"requests\":%uL,\"results\":%uL,\"purged\":%uL}",
+                          "\"requests\":%uL,\"results\":%uL,\"dead\":%uL,"
+                          "\"purged\":%uL}",
                        counters->size, zone->max, counters->rows,
-                       counters->requests, counters->results, c->purged);
+                       counters->requests, counters->results,
+                       counters->dead, c->purged);
 }
 
 

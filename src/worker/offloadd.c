@@ -185,11 +185,29 @@ open_sockets(struct offloadd *d)
 }
 
 
+/* Who wants a log reopened, or a policy read, does not mean to end a worker
+ * that is still starting: the loop hears of it later. */
+
+static void
+keep_signals(void)
+{
+    sigset_t  set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
+
+    (void) pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+
 static int
 start(struct offloadd *d)
 {
     struct log_line      l;
     struct engine_error  e;
+
+    keep_signals();
 
     if (check_directory(&d->policy) != 0 || open_zone(d) != 0
         || lock_store(d) != 0)
@@ -274,6 +292,7 @@ stop(struct offloadd *d)
     loop_free(d);
     sched_free(&d->sched);
     watch_free(&d->watches);
+    deadline_free(d);
     free(d->store.lanes);
     free(d->store.items);
     free(d->store.rings);

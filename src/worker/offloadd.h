@@ -43,6 +43,7 @@
  *      offloadd_lmdb_key.c  the engine: idempotency keys
  *      offloadd_lmdb_report.c  the engine: tokens, progress, jobs deferred
  *      offloadd_lmdb_queue.c  the engine: rates and flags of queues
+ *      offloadd_lmdb_dead.c the engine: jobs that failed with their requests
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_files.c     spool and blob files
@@ -58,6 +59,11 @@
  *      offloadd_watch.c     requests in nginx that wait for a job to change
  *      offloadd_attempt.c   the life of one attempt, what its end means
  *      offloadd_defer.c     jobs that their backends settle later
+ *      offloadd_failed.c    its end without a good answer
+ *      offloadd_retry.c     whether there is another one
+ *      offloadd_dead.c      dead letters: asked for, done again, removed
+ *      offloadd_deadline.c  jobs whose time is over
+ *      offloadd_orders.c    what tests ask for
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
@@ -230,6 +236,11 @@ const char *policy_fixed_differs(const struct policy *a,
 #include "offloadd_store.h"
 
 
+/* offloadd_retry.c, offloadd_failed.c, offloadd_deadline.c, offloadd_dead.c,
+ * offloadd_orders.c */
+#include "offloadd_retry.h"
+
+
 /* offloadd_files.c */
 
 int files_init(const struct policy *p, struct engine_error *e);
@@ -359,6 +370,11 @@ struct result {
     uint8_t      complete;                      /* headers are */
     uint8_t      refused;                       /* by the module itself */
     uint8_t      deferred;                      /* the result is to be put */
+    uint8_t      upstream;                      /* enum retry_end: what nginx
+                                                   says there was */
+    uint8_t      no_retry;                      /* Offload-No-Retry */
+    uint32_t     retry_after_at;                /* Retry-After's value in raw;
+                                                   0: there is none */
     uint8_t      too_large;                     /* its headers */
     uint8_t      added;                         /* these are nginx's own */
     uint8_t      finished;                      /* the blob stays */
@@ -483,7 +499,11 @@ void attempt_cancel(struct offloadd *d, struct attempt *a);
 void attempt_hand_back(struct offloadd *d);     /* all: a clean stop */
 void attempt_free_all(struct offloadd *d);
 void attempt_link(struct offloadd *d, struct attempt *a);
+/* Its end: these submit it.  delay UINT64_MAX: as the backoff says. */
 void attempt_settle(struct offloadd *d, struct attempt *a, int error);
+void attempt_requeue(struct offloadd *d, struct attempt *a,
+    const char *reason, uint64_t delay_ms);
+int attempt_lost(struct offloadd *d, struct attempt *a, const char *reason);
 
 
 /* offloadd_defer.c (loop thread) */
@@ -494,6 +514,7 @@ void attempt_deferred(struct offloadd *d, struct attempt *a);
 int defer_add(struct offloadd *d, uint32_t job, uint32_t attempts,
     uint64_t at);
 void defer_take(struct offloadd *d, uint32_t job);      /* if it is there */
+int defer_overdue(struct offloadd *d, uint32_t job);    /* -1: no memory */
 void defer_due(struct offloadd *d);
 uint64_t defer_next(const struct offloadd *d);
 void report_progress(struct offloadd *d, const struct store_event *ev);
@@ -598,6 +619,7 @@ struct offloadd {
     struct store     store;
     struct sched     sched;
     struct watches   watches;
+    struct deadlines deadlines;
     struct attempts  attempts;
     struct loop      loop;
 };

@@ -9,9 +9,9 @@
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
- * five; a timeout and any answer are final, one that is too large as well.  A
- * job with at-most-once delivery is lost as soon as something was sent and
- * there is no answer.
+ * five; one that is too large is final; for a timeout and a bad answer see
+ * offloadd_failed.c.  A job with at-most-once delivery is lost as soon as
+ * something was sent and there is no answer.
  *
  * Killed in between, the row is RUNNING and recovery queues the job again, or
  * says that it is lost.
@@ -28,13 +28,9 @@
 #define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
 
 
-static void attempt_requeue(struct offloadd *d, struct attempt *a,
-    const char *reason, uint64_t delay_ms);
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
-static int attempt_lost(struct offloadd *d, struct attempt *a,
-    const char *reason);
 static void attempt_answered(struct offloadd *d, struct attempt *a);
 
 
@@ -182,6 +178,10 @@ attempt_started(struct offloadd *d, struct attempt *a)
 
     sched_write_slot(d, a->job, ZONE_SLOT_RUNNING, &a->op.row);
 
+    if (attempt_overdue(d, a)) {
+        return;
+    }
+
     if (a->op.result == STORE_OP_LOST) {
         (void) snprintf(a->message, sizeof(a->message),
                         "the request is not in the store");
@@ -257,9 +257,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
         break;
 
     case REPLAY_TIMEOUT:
-        (void) snprintf(a->message, sizeof(a->message), "no whole answer "
-                        "within %u s", a->op.row.timeout_s);
-        attempt_settle(d, a, STORE_ERROR_TIMEOUT);
+        attempt_failed(d, a, RETRY_END_TIMEOUT);
         break;
 
     case REPLAY_NOT_STORED:
@@ -295,9 +293,7 @@ attempt_answered(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    (void) snprintf(a->message, sizeof(a->message),
-                    "the backend answered %u", a->op.row.http_status);
-    attempt_settle(d, a, STORE_ERROR_BACKEND);
+    attempt_failed(d, a, a->result.upstream);
 }
 
 
@@ -383,7 +379,7 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
 
 /* 1: what was begun without an answer is not to be repeated. */
 
-static int
+int
 attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
 {
     if (!(a->op.row.flags & STORE_AT_MOST_ONCE) || !a->replay.begun
@@ -403,7 +399,7 @@ attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
 
 /* UINT64_MAX: as long as the backoff says. */
 
-static void
+void
 attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
     uint64_t delay_ms)
 {
@@ -425,6 +421,7 @@ attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
         log_uint(&l, "attempt", a->op.row.attempts);
         log_str(&l, "reason", reason);
         log_uint(&l, "strikes", a->op.row.strikes);
+        log_uint(&l, "failures", a->op.row.failures);
         log_uint(&l, "again_in_ms", delay_ms);
         log_end(&l);
     }
@@ -479,7 +476,8 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 
 static const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
-    "result_not_stored", "request_lost", "result_too_large"
+    "result_not_stored", "request_lost", "result_too_large", "exhausted",
+    "expired"
 };
 
 
@@ -503,6 +501,10 @@ attempt_log_settled(struct attempt *a)
     if (row->error > 0 && row->error < STORE_ERRORS) {
         log_str(&l, "error", attempt_errors[row->error]);
         log_str(&l, "reason", a->message);
+    }
+
+    if (row->flags & STORE_DEAD) {
+        log_uint(&l, "dead", 1);
     }
 
     if (row->http_status) {
@@ -530,7 +532,15 @@ attempt_stored(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    if (a->op.result == STORE_OP_STALE) {
+    if (a->op.result == STORE_OP_STALE && a->op.type == STORE_OP_OVERDUE
+        && a->op.row.state == STORE_QUEUED)
+    {
+        /* driven again meanwhile, with more time than it had */
+
+        job_at(&d->sched.table, job)->place = JOB_FREE;
+        sched_requeue(d, job, 0);
+
+    } else if (a->op.result == STORE_OP_STALE) {
 
         /* the store knows better, and its word counts */
 
@@ -546,6 +556,7 @@ attempt_stored(struct offloadd *d, struct attempt *a)
         job_at(&d->sched.table, job)->place = JOB_FREE;
         sched_write_slot(d, job, ZONE_SLOT_QUEUED, &a->op.row);
         sched_requeue(d, job, a->delay_ms);
+        deadline_look_again(d, &a->op);
 
     } else {
         attempt_log_settled(a);

@@ -88,7 +88,7 @@ defer_take(struct offloadd *d, uint32_t i)
 
 /* An attempt of its own settles it: whoever commits first has decided. */
 
-static int
+int
 defer_overdue(struct offloadd *d, uint32_t i)
 {
     uint32_t         attempts;

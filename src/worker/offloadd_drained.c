@@ -204,6 +204,7 @@ drain_item_done(struct store *s, struct store_batch *b,
 
     case DRAIN_JOB:
         ev->type = STORE_EVENT_JOB;
+        ev->deadline_ms = item->row.deadline_ms;
         ev->attempt = item->attempt;
         ev->has_slot = (uint32_t) zone_slot_holds(&s->daemon->zone,
                                                   item->lane,
@@ -213,6 +214,7 @@ drain_item_done(struct store *s, struct store_batch *b,
 
     case DRAIN_KNOWN:
         ev->type = STORE_EVENT_SLOT;
+        ev->deadline_ms = item->row.deadline_ms;
         ev->active = item->row.state == STORE_QUEUED
                      || item->row.state == STORE_RUNNING;
         break;

@@ -32,6 +32,7 @@ static const struct {
     { STORE_DB_EXPIRY, 0 },
     { STORE_DB_KEYS, 0 },
     { STORE_DB_KEY_EXPIRY, 0 },
+    { STORE_DB_DEAD, 0 },
 };
 
 
@@ -531,6 +532,11 @@ const struct engine  engine_lmdb = {
     .start = lmdb_start,
     .settle = lmdb_settle,
     .requeue = lmdb_requeue,
+    .overdue = lmdb_overdue,
+    .redrive = lmdb_redrive,
+    .purge = lmdb_purge,
+    .show = lmdb_show,
+    .list = lmdb_list,
     .cancel = lmdb_cancel,
     .withdraw = lmdb_withdraw,
     .knows = lmdb_knows,

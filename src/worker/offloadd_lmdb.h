@@ -21,6 +21,7 @@ enum lmdb_db {
     LMDB_EXPIRY,
     LMDB_KEYS,
     LMDB_KEY_EXPIRY,
+    LMDB_DEAD,
     LMDB_DBS
 };
 
@@ -134,6 +135,28 @@ int lmdb_drop_result(struct lmdb *m, uint64_t seq,
     const struct store_job *row, struct engine_error *e);
 int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
     size_t size, struct engine_error *e);
+int lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e);
+int lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e);
+
+/* offloadd_lmdb_dead.c */
+int lmdb_overdue(void *self, struct store_op *op, uint64_t ttl_ms,
+    uint64_t now_ms, struct engine_error *e);
+int lmdb_redrive(void *self, struct store_op *op, uint64_t now_ms,
+    struct engine_error *e);
+int lmdb_purge(void *self, struct store_op *op, struct engine_error *e);
+int lmdb_show(void *self, struct store_op *op, struct engine_error *e);
+int lmdb_list(void *self, struct dead_list *list, struct engine_error *e);
+int lmdb_dead_put(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e);
+int lmdb_dead_drop(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e);
+int lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e);
+int lmdb_drop_request(struct lmdb *m, uint64_t seq,
+    const struct store_job *row, const MDB_val *request,
+    struct engine_error *e);
 
 /* offloadd_lmdb_report.c */
 int lmdb_new_token(struct lmdb *m, struct store_job *row,
@@ -154,6 +177,8 @@ int lmdb_key_take(struct lmdb *m, struct engine_insert *in,
 int lmdb_key_give_back(struct lmdb *m, const MDB_val *request,
     const uint8_t *id, struct engine_error *e);
 int lmdb_key_file(struct lmdb *m, const MDB_val *request,
+    const struct store_job *row, struct engine_error *e);
+int lmdb_key_unfile(struct lmdb *m, const MDB_val *request,
     const struct store_job *row, struct engine_error *e);
 int lmdb_keys_expire(struct lmdb *m, uint64_t now_ms, int max,
     struct engine_error *e);

@@ -11,7 +11,7 @@
 #include <string.h>
 
 
-static int
+int
 lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e)
 {
@@ -120,6 +120,11 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     memcpy(in->row.owner, in->view->fixed.owner, ZONE_DIGEST_SIZE);
     in->row.result_ttl_s = in->view->fixed.result_ttl_s;
     lmdb_queue_row(&in->row, in->view);
+
+    if (in->view->fixed.deadline_s) {
+        in->row.deadline_ms = in->row.created_ms
+                              + in->view->fixed.deadline_s * 1000ull;
+    }
 
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;
@@ -252,6 +257,7 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
     row.state = STORE_QUEUED;
     row.strikes = op->row.strikes;
     lmdb_bare_row(&row);
+    row.failures = op->row.failures;
     row.not_before_ms = op->row.not_before_ms;
 
     return lmdb_put_row(m, op->seq, &row, e);
@@ -350,13 +356,15 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.state = op->row.state;
     row.error = op->row.error;
     row.strikes = op->row.strikes;
+    row.failures = op->row.failures;
     row.finished_ms = op->row.finished_ms;
     row.expires_ms = op->row.expires_ms;
     row.result_size = op->row.result_size;
     row.http_status = op->row.http_status;
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
-    row.flags |= (uint8_t) ((op->row.flags & (STORE_DEFERRED|STORE_TRUNCATED))
+    row.flags |= (uint8_t) ((op->row.flags & (STORE_DEFERRED|STORE_TRUNCATED
+                                              |STORE_DEAD))
                             | (op->headers ? STORE_HAS_RESULT : 0));
 
     size = sizeof(row);
@@ -389,7 +397,6 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
 {
     int                      rc;
     MDB_val                  key, data;
-    struct zone_request      request;
     struct store_expiry_key  expiry;
 
     memcpy(m->row, row, sizeof(*row));
@@ -406,23 +413,15 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
     rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
 
     if (rc == 0) {
-        if (data.mv_size >= sizeof(request)) {
-            memcpy(&request, data.mv_data, sizeof(request));
-
-            if ((request.flags & ZONE_REQUEST_BODY_FILE)
-                && lmdb_doom(m, ZONE_DIR_SPOOL, row->id, 0, e) != 0)
-            {
-                return -1;
-            }
-        }
-
         if (lmdb_key_file(m, &data, row, e) != 0) {
             return -1;
         }
 
-        lmdb_seq_key(&key, &seq);
+        rc = row->flags & STORE_DEAD
+             ? lmdb_dead_put(m, seq, row, e)
+             : lmdb_drop_request(m, seq, row, &data, e);
 
-        if (lmdb_del(m, LMDB_REQUESTS, &key, e) != 0) {
+        if (rc != 0) {
             return -1;
         }
     }
@@ -475,43 +474,6 @@ lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
     }
 
     return lmdb_del(m, LMDB_RESULTS, &key, e);
-}
-
-
-/* A settled job's result goes; what its row says of it, except that, stays. */
-
-static int
-lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
-    struct engine_error *e)
-{
-    int      rc;
-    size_t   size;
-    MDB_val  key, data;
-
-    if (lmdb_drop_result(m, seq, row, e) != 0) {
-        return -1;
-    }
-
-    row->flags = (uint8_t) ((row->flags & ~STORE_HAS_RESULT)
-                            | STORE_DISCARDED);
-
-    lmdb_seq_key(&key, &seq);
-    rc = mdb_get(m->txn, m->db[LMDB_JOBS], &key, &data);
-
-    if (rc || data.mv_size > sizeof(m->row)) {
-        return lmdb_fail(e, rc ? rc : MDB_CORRUPTED, STORE_DB_JOBS);
-    }
-
-    size = data.mv_size;
-    memcpy(m->row, data.mv_data, size);
-    memcpy(m->row, row, sizeof(*row));
-
-    data.mv_data = m->row;
-    data.mv_size = size;
-
-    rc = mdb_put(m->txn, m->db[LMDB_JOBS], &key, &data, 0);
-
-    return rc ? lmdb_fail(e, rc, STORE_DB_JOBS) : 0;
 }
 
 

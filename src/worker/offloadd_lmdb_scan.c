@@ -66,16 +66,16 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
 
 
 /*
- * The jobs that have a request are those that are not settled; a thousand in
- * a transaction.  Those that are lost lose their request, so the cursor looks
- * for its place each time.
+ * The jobs that have a request are those that are not settled, and the dead
+ * letters; a thousand in a transaction.  Those that are lost lose their
+ * request, so the cursor looks for its place each time.
  */
 
 static int
 lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
     struct engine_error *e)
 {
-    int               rc, n;
+    int               rc, n, dead;
     MDB_val           key, data;
     uint64_t          seq;
     MDB_cursor       *cursor;
@@ -97,6 +97,7 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
         memcpy(&seq, key.mv_data, sizeof(seq));
 
         rc = lmdb_get_row(m, m->txn, seq, &row, e);
+        dead = rc == 0 && row.state == STORE_FAILED;
 
         if (rc == 0 && row.state == STORE_RUNNING
             && !(row.flags & STORE_DEFERRED)
@@ -106,8 +107,9 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
         }
 
         if (rc == 0 && (row.state == STORE_QUEUED
-                        || row.state == STORE_FAILED
-                        || (row.flags & STORE_DEFERRED)))
+                        || (row.state == STORE_FAILED && !dead)
+                        || (row.state == STORE_RUNNING
+                            && (row.flags & STORE_DEFERRED))))
         {
             rc = scan(ctx, seq, &row);
         }
@@ -251,7 +253,8 @@ lmdb_wants_body(void *self, const uint8_t *id)
     rc = lmdb_lookup(self, id, &seq, &row);
 
     return rc == 0 || (rc == 1 && (row.state == STORE_QUEUED
-                                   || row.state == STORE_RUNNING));
+                                   || row.state == STORE_RUNNING
+                                   || (row.flags & STORE_DEAD)));
 }
 
 
@@ -352,6 +355,10 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
     }
 
     if (lmdb_drop_result(m, seq, &row, e) != 0) {
+        return -1;
+    }
+
+    if ((row.flags & STORE_DEAD) && lmdb_dead_drop(m, seq, &row, e) != 0) {
         return -1;
     }
 

@@ -275,6 +275,7 @@ loop_signal(struct offloadd *d)
 
         case SIGUSR1:
             log_tick();
+            orders_read(d);
             break;
 
         case SIGCONT:
@@ -500,6 +501,10 @@ loop_timeout(struct offloadd *d)
         at = defer_next(d);
     }
 
+    if (deadline_next(d) < at) {
+        at = deadline_next(d);
+    }
+
     return at > now ? (int) (at - now) : 0;
 }
 
@@ -509,7 +514,7 @@ loop_timeout(struct offloadd *d)
 static void
 loop_arm(struct offloadd *d)
 {
-    uint64_t           at;
+    uint64_t           at, now;
     struct itimerspec  t;
 
     at = queues_wake(&d->sched.queues);
@@ -521,11 +526,13 @@ loop_arm(struct offloadd *d)
     memset(&t, 0, sizeof(t));
 
     if (at != UINT64_MAX) {
-        t.it_value.tv_sec = (time_t) (at / 1000000);
-        t.it_value.tv_nsec = (long) (at % 1000000) * 1000;
+        now = mono_us();                        /* ours may be a test's */
+        now = at > now ? at - now : 1;
+        t.it_value.tv_sec = (time_t) (now / 1000000);
+        t.it_value.tv_nsec = (long) (now % 1000000) * 1000;
     }
 
-    if (timerfd_settime(d->loop.timer, TFD_TIMER_ABSTIME, &t, NULL) == 0) {
+    if (timerfd_settime(d->loop.timer, 0, &t, NULL) == 0) {
         d->loop.timer_at = at;
     }
 }
@@ -593,6 +600,7 @@ loop_run(struct offloadd *d)
             defer_due(d);
         }
 
+        deadline_run(d);
         sched_dispatch(d);
         loop_flush(d);
         sched_publish(d);

@@ -273,8 +273,10 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         }
 
         op->row.expires_ms = op->row.finished_ms
-                             + store_ttl_ms(&op->row,
-                                            atomic_load(&s->ttl_ms));
+                             + (op->row.flags & STORE_DEAD
+                                ? op->dead_ttl_ms
+                                : store_ttl_ms(&op->row,
+                                               atomic_load(&s->ttl_ms)));
         rc = s->engine->settle(s->self, op, e);
         break;
 
@@ -286,6 +288,30 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
     case STORE_OP_DEFER:
         ZONE_FAILPOINT("defer.before-commit");
         rc = s->engine->defer(s->self, op, e);
+        break;
+
+    case STORE_OP_OVERDUE:
+        ZONE_FAILPOINT("overdue.before-commit");
+        rc = s->engine->overdue(s->self, op, atomic_load(&s->ttl_ms),
+                                clock_ms(), e);
+        break;
+
+    case STORE_OP_REDRIVE:
+        ZONE_FAILPOINT("redrive.before-commit");
+        rc = s->engine->redrive(s->self, op, clock_ms(), e);
+        break;
+
+    case STORE_OP_PURGE:
+        ZONE_FAILPOINT("purge.before-commit");
+        rc = s->engine->purge(s->self, op, e);
+        break;
+
+    case STORE_OP_SHOW:
+        rc = s->engine->show(s->self, op, e);
+        break;
+
+    case STORE_OP_LIST:
+        rc = s->engine->list(s->self, op->list, e);
         break;
 
     case STORE_OP_QUEUE:
@@ -337,6 +363,15 @@ store_failpoints(struct store *s)
             break;
         case STORE_OP_DEFER:
             ZONE_FAILPOINT("defer.after-commit");
+            break;
+        case STORE_OP_OVERDUE:
+            ZONE_FAILPOINT("overdue.after-commit");
+            break;
+        case STORE_OP_REDRIVE:
+            ZONE_FAILPOINT("redrive.after-commit");
+            break;
+        case STORE_OP_PURGE:
+            ZONE_FAILPOINT("purge.after-commit");
             break;
         default:
             break;

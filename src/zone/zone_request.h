@@ -59,9 +59,11 @@ struct zone_request {
     uint64_t  limit_key;                    /* zone_key_hash(); 0: none */
     uint32_t  limit_queued;                 /* of the queue; 0: no limit */
     uint32_t  limit_per_key;                /* of them with its limit_key */
+    uint32_t  deadline_s;                   /* from created_ms; 0: none */
+    uint32_t  spare2;
 };
 
-_Static_assert(sizeof(struct zone_request) == 104, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 112, "zone_request");
 _Static_assert(offsetof(struct zone_request, fair) == 72, "fair");
 _Static_assert(offsetof(struct zone_request, limit_key) == 88, "limit_key");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");

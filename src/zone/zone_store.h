@@ -12,11 +12,12 @@
  *      jobs       seq -> struct store_job + its strings: Content-Type, the
  *                 error's message, the progress's
  *      requests   seq -> struct zone_request + its strings; gone once the
- *                 job is settled
+ *                 job is settled, unless it is a dead letter
  *      results    seq -> struct store_result + headers + inline body
  *      expiry     store_expiry_key -> nothing
  *      keys       digest of an idempotency key -> struct store_key
  *      key_expiry store_key_expiry -> nothing; once the key's job is settled
+ *      dead       store_dead_key -> nothing: each dead letter
  *
  * seq is a uint64_t in native byte order (MDB_INTEGERKEY), given out in order
  * of acceptance, from 1.  Settled jobs keep their row in `jobs` until they
@@ -55,6 +56,7 @@
 #define STORE_DB_EXPIRY       "expiry"
 #define STORE_DB_KEYS         "keys"
 #define STORE_DB_KEY_EXPIRY   "key_expiry"
+#define STORE_DB_DEAD         "dead"
 #define STORE_DBS             16
 
 enum store_state {
@@ -78,6 +80,8 @@ enum store_error {
     STORE_ERROR_RESULT,                         /* "result_not_stored" */
     STORE_ERROR_REQUEST,                        /* "request_lost" */
     STORE_ERROR_TOO_LARGE,                      /* "result_too_large" */
+    STORE_ERROR_EXHAUSTED,                      /* "exhausted" */
+    STORE_ERROR_EXPIRED,                        /* "expired" */
     STORE_ERRORS
 };
 
@@ -88,6 +92,8 @@ enum store_error {
                                                    put; settled: it was */
 #define STORE_TRUNCATED       0x10              /* the result has the first
                                                    bytes of the answer */
+#define STORE_DEAD            0x20              /* FAILED, and its request is
+                                                   kept: a dead letter */
 
 struct store_job {
     uint16_t  layout;
@@ -116,7 +122,7 @@ struct store_job {
     uint16_t  reports;                          /* of progress, to tell them
                                                    apart; of this attempt, as
                                                    the two before */
-    uint16_t  spare;
+    uint16_t  failures;                         /* attempts that failed */
     uint8_t   owner[ZONE_DIGEST_SIZE];          /* see zone_request.h */
     uint32_t  result_ttl_s;                     /* 0: the zone's ttl */
     uint8_t   token[ZONE_TOKEN_SIZE];           /* of this attempt */
@@ -125,9 +131,10 @@ struct store_job {
     uint8_t   priority;
     uint8_t   pad[3];
     uint64_t  limit_key;                        /* as in its request */
+    uint64_t  deadline_ms;                      /* unix time; 0: none */
 };
 
-_Static_assert(sizeof(struct store_job) == 168, "store_job");
+_Static_assert(sizeof(struct store_job) == 176, "store_job");
 _Static_assert(offsetof(struct store_job, fair) == 144, "fair");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
@@ -191,6 +198,14 @@ struct store_expiry_key {
 };
 
 _Static_assert(sizeof(struct store_expiry_key) == 16, "store_expiry_key");
+
+/* Big endian: all of one queue stand together, the oldest first. */
+struct store_dead_key {
+    uint8_t   queue[8];
+    uint8_t   seq[8];
+};
+
+_Static_assert(sizeof(struct store_dead_key) == 16, "store_dead_key");
 
 
 /* Whose key it is; the job may have expired before it. */

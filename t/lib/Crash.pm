@@ -80,6 +80,12 @@ recover.claims              offloadd  md   running   202     -    completed 2
 claim.recover.before-commit offloadd  md   running   202     -    completed 2
 recover.jobs                offloadd  md   running   202     -    completed 2
 recover.slots               offloadd  md   running   202     -    completed 2
+overdue.before-commit       dead      md   overdue   202     -    failed    1
+overdue.after-commit        dead      md   overdue   202     -    failed    1
+redrive.before-commit       dead      md   redrive   202     -    completed 3
+redrive.after-commit        dead      md   redrive   202     -    completed 3
+purge.before-commit         dead      md   purge     202     -    failed    2
+purge.after-commit          dead      md   purge     202     -    failed    2
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -
