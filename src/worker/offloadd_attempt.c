@@ -462,7 +462,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 }
 
 
-static const char *const  attempt_errors[STORE_ERRORS] = {
+const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
     "result-not-stored", "request-lost"
 };

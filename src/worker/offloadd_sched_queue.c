@@ -111,7 +111,6 @@ sched_put_queue(struct offloadd *d, struct attempt *a)
     plan = rate_plan(&q->rate, now);
 
     a->op.queue.hash = q->hash;
-    a->op.queue.flags = q->flags;
     a->op.queue.tat_us = (clock_ms() + 1) * 1000 + (plan - now);
 }
 
@@ -216,36 +215,4 @@ sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
     if (outcome == REPLAY_ANSWERED) {
         sched_circuit(d, a, q, status >= 502 && status <= 504);
     }
-}
-
-
-/* Pauses a queue, or lets it go on: kept across restarts. */
-
-int
-sched_flags(struct offloadd *d, uint32_t hash, uint32_t flags)
-{
-    uint64_t          now;
-    struct queue     *q;
-    struct store_op  *op;
-
-    op = calloc(1, sizeof(*op));
-    if (op == NULL) {
-        return -1;
-    }
-
-    queues_flags(&d->sched.queues, hash, flags);
-
-    q = queues_find(&d->sched.queues, hash);
-    now = mono_us();
-
-    op->type = STORE_OP_QUEUE;
-    op->has_queue = 1;
-    op->queue.hash = q->hash;
-    op->queue.flags = q->flags;
-    op->queue.tat_us = (clock_ms() + 1) * 1000 + rate_plan(&q->rate, now)
-                       - now;
-
-    loop_submit(d, op);
-
-    return 0;
 }

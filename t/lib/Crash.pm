@@ -27,7 +27,8 @@ use Test::More;
 # late         (disk) the same when it stays away for longer than
 #              offload_accept_timeout; `-`: the client has its answer by then;
 #              `gone`: no answer, and no job
-# job          what becomes of it in the end, unless the client saw a 503
+# job          what becomes of it in the end, unless the client saw a 503; of
+#              `control`: what the zone's state is, for the next offloadd
 # times        the attempts that its document may show in the end
 
 my $TABLE = <<'EOT';
@@ -72,6 +73,8 @@ recover.claims              offloadd  md   running   202     -    completed 2
 claim.recover.before-commit offloadd  md   running   202     -    completed 2
 recover.jobs                offloadd  md   running   202     -    completed 2
 recover.slots               offloadd  md   running   202     -    completed 2
+control.before-commit       control   md   small     broken  -    active    -
+control.after-commit        control   md   small     broken  -    paused    -
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -
