@@ -78,7 +78,8 @@ sub counts {
     my ($n, $name, %want) = @_;
     my ($c, %got, @wrong);
     my @fields = qw(accepted submitted queued running completed failed
-                    canceled expired withdrawn rejected duplicates);
+                    canceled expired withdrawn rejected duplicates
+                    limited);
 
     local $Test::Builder::Level = $Test::Builder::Level + 1;
 

@@ -408,11 +408,14 @@ EOT
          'as long as its job runs a key is known, whatever its ttl');
     $back->open_gate('ttl');
     $n->wait_status(Offload::job($a), 'completed');
-    ok Offload::wait_until(20, sub {
-        my $job = Offload::job(post($n, '/ttl?gate=ttl', 'ttl'));
 
-        $job && $job->{id} ne Offload::job($a)->{id} }),
+    my $other;
+
+    ok Offload::wait_until(20, sub {
+        $other = Offload::job(post($n, '/ttl?gate=ttl', 'ttl'));
+        $other && $other->{id} ne Offload::job($a)->{id} }),
         'after ttl the key is free, and another job';
+    $n->settled($other);
     is seen('/ttl?gate=ttl'), 2, 'the second of its kind';
 
     $doc = Offload::problem(post($n, '/day/a', 'day'), 410,

@@ -49,6 +49,8 @@ store.owner,loop.replaced
 files.sync           story power             +
 files.sync-names     story power
 store.sync           story power
+retry.method         unit worker/retry       +
+retry.max            unit worker/retry
 repair.undo          unit repair             +
 repair.by-id         unit repair
 repair.version       unit repair

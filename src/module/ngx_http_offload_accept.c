@@ -91,7 +91,16 @@ ngx_http_offload_accept(ngx_http_request_t *r,
     ngx_http_offload_ctx_t            *ctx;
     const ngx_http_offload_problem_t  *problem;
 
-    rc = ngx_http_offload_key(r, olcf, &problem);
+    ctx = ngx_http_offload_add_ctx(r);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    rc = ngx_http_offload_terms(r, olcf, &ctx->terms, &problem);
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_offload_key(r, olcf, &problem);
+    }
 
     if (rc == NGX_ERROR) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -109,6 +118,7 @@ ngx_http_offload_accept(ngx_http_request_t *r,
 
     /* bodies stay in memory, or go where they can be renamed from */
 
+    ctx->loc_conf = r->loc_conf;
     r->loc_conf = olcf->accept_conf;
     r->request_body_in_file_only = 0;
     r->request_body_in_single_buf = 0;
@@ -116,11 +126,7 @@ ngx_http_offload_accept(ngx_http_request_t *r,
     r->request_body_in_clean_file = 1;
     r->request_body_file_log_level = 0;
 
-    ctx = ngx_http_offload_get_ctx(r);
-
-    if (ctx) {
-        ctx->reading = 1;
-    }
+    ctx->reading = 1;
 
     rc = ngx_http_read_client_request_body(r, ngx_http_offload_body_handler);
 
@@ -195,7 +201,7 @@ ngx_http_offload_confirms(ngx_http_request_t *r,
 
     ctx = ngx_http_offload_get_ctx(r);
 
-    return olcf->zone->durable || (ctx && ctx->key);
+    return olcf->zone->durable || ctx->key || ngx_http_offload_limits(olcf);
 }
 
 
@@ -247,13 +253,6 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     }
 
     ctx = ngx_http_offload_get_ctx(r);
-
-    if (ctx == NULL) {
-        ctx = ngx_http_offload_add_ctx(r);
-        if (ctx == NULL) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-    }
 
     ctx->reading = 0;
 

@@ -32,7 +32,7 @@ const char  *ngx_http_offload_states[] = {
 
 static const char  *ngx_http_offload_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored", "request-lost"
+    "result-not-stored", "request-lost", "exhausted", "expired"
 };
 
 
@@ -478,4 +478,14 @@ ngx_http_offload_retry(ngx_http_offload_zone_t *zone, uint64_t estimate)
     seconds = estimate > now ? (estimate - now + 999) / 1000 : 1;
 
     return ngx_max(1, ngx_min(seconds, NGX_HTTP_OFFLOAD_RETRY_MAX));
+}
+
+
+/* Seconds until a job that waits now has had its turn. */
+
+ngx_uint_t
+ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone)
+{
+    return ngx_http_offload_retry(zone,
+               ngx_http_offload_estimate(zone, ngx_http_offload_now(), 0, 0));
 }

@@ -45,6 +45,13 @@ ngx_http_offload_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    if (ngx_array_init(&omcf->queues, cf->pool, 4,
+                       sizeof(ngx_http_offload_queue_t *))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
     if (ngx_array_init(&omcf->locations, cf->pool, 8,
                        sizeof(ngx_http_offload_location_t))
         != NGX_OK)
@@ -90,6 +97,7 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
     /*
      * set by ngx_pcalloc():
      *
+     *     olcf->zone = NULL;
      *     olcf->status = NULL;
      *     olcf->counted = NULL;
      *     olcf->entrance = NULL;
@@ -97,12 +105,13 @@ ngx_http_offload_create_loc_conf(ngx_conf_t *cf)
      *     olcf->accept_conf = NULL;
      */
 
-    olcf->zone = NGX_CONF_UNSET_PTR;
+    olcf->queue = NGX_CONF_UNSET_PTR;
     olcf->keep = NGX_CONF_UNSET_PTR;
     olcf->idempotency = NGX_CONF_UNSET_PTR;
     olcf->access = NGX_CONF_UNSET_UINT;
     olcf->delivery = NGX_CONF_UNSET_UINT;
     olcf->timeout = NGX_CONF_UNSET;
+    olcf->max_depth = NGX_CONF_UNSET_UINT;
     olcf->accept_timeout = NGX_CONF_UNSET_MSEC;
     olcf->when = NGX_CONF_UNSET_PTR;
     olcf->wait = NGX_CONF_UNSET_MSEC;
@@ -125,17 +134,18 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_offload_main_conf_t  *omcf;
 
     if (conf->status || conf->counted) {
-        conf->zone = NULL;      /* a status location is never offloaded */
+        conf->queue = NULL;     /* a status location is never offloaded */
     }
 
-    ngx_conf_merge_ptr_value(conf->zone, prev->zone, NULL);
+    ngx_conf_merge_ptr_value(conf->queue, prev->queue, NULL);
     ngx_conf_merge_ptr_value(conf->keep, prev->keep, NULL);
     ngx_conf_merge_ptr_value(conf->idempotency, prev->idempotency, NULL);
     ngx_conf_merge_uint_value(conf->access, prev->access,
                               NGX_HTTP_OFFLOAD_ACCESS_ONCE);
     ngx_conf_merge_uint_value(conf->delivery, prev->delivery,
                               NGX_HTTP_OFFLOAD_AT_LEAST_ONCE);
-    ngx_conf_merge_value(conf->timeout, prev->timeout, 60 * 60);
+    ngx_conf_merge_value(conf->timeout, prev->timeout, NGX_CONF_UNSET);
+    ngx_conf_merge_uint_value(conf->max_depth, prev->max_depth, 3);
     ngx_conf_merge_msec_value(conf->accept_timeout, prev->accept_timeout,
                               5000);
     ngx_conf_merge_ptr_value(conf->when, prev->when, NULL);
@@ -156,6 +166,8 @@ ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_size_value(conf->body_buffer, prev->body_buffer,
                               256 * 1024);
+
+    conf->zone = conf->queue ? conf->queue->zone : NULL;
 
     if (conf->zone == NULL && conf->status == NULL) {
         return NGX_CONF_OK;
@@ -360,7 +372,9 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
             return NGX_ERROR;
         }
 
-        if (ngx_http_offload_idempotency_check(cf, &location[i]) != NGX_OK) {
+        if (ngx_http_offload_queue_location(cf, &location[i]) != NGX_OK
+            || ngx_http_offload_idempotency_check(cf, &location[i]) != NGX_OK)
+        {
             return NGX_ERROR;
         }
 

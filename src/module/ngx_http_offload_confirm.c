@@ -127,6 +127,7 @@ void
 ngx_http_offload_confirm_wait(ngx_http_request_t *r)
 {
     r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
     r->main->count++;
 }
 
@@ -191,6 +192,10 @@ ngx_http_offload_confirm_refuse(ngx_http_request_t *r, ngx_int_t result)
 
     case ZONE_CONFLICT:
         return ngx_http_offload_refuse(r, &ngx_http_offload_key_reused);
+
+    case ZONE_LIMITED:
+    case ZONE_LIMITED_KEY:
+        return ngx_http_offload_limited(r, result);
 
     case ZONE_NO_ROOM:
         return ngx_http_offload_refuse(r, &ngx_http_offload_store_full);

@@ -310,6 +310,9 @@ ngx_http_offload_zone_policy(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
     ngx_uint_t        concurrency;
     ngx_core_conf_t  *ccf;
 
+    ngx_http_offload_main_conf_t  *omcf;
+
+    omcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_offload_module);
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
 
     /* a replay has two connections here: leave half of them to clients */
@@ -332,6 +335,15 @@ ngx_http_offload_zone_policy(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
                      "leave_ms", (json_int_t) 10000,
                      "log", zone->log.len ? (char *) zone->log.data : "",
                      "log_level", "info");
+
+    if (json && ngx_http_offload_queues_said(omcf, zone)
+        && json_object_set_new(json, "queues",
+                               ngx_http_offload_queues_json(omcf, zone))
+           != 0)
+    {
+        json_decref(json);
+        json = NULL;
+    }
 
     text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);

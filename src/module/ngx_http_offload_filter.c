@@ -1,13 +1,15 @@
 
 /*
- * Two small corrections of answers on their way out, in worker processes:
+ * Small corrections of answers on their way out, in worker processes:
  *
  *   413 of an offloaded location is a problem document like our other
  *   refusals (nginx itself decides it, before any of our phases), and so is
  *   the 500 of a body that could not be written to its file, as a 507;
  *
- *   Offload-Replay is a word between this module and offloadd: a backend
- *   does not get to say it.
+ *   Offload-Replay and Offload-Upstream are words between this module and
+ *   offloadd: a backend does not get to say them.  The second one tells that
+ *   an answer is nginx's own, and whether the backend can have had the
+ *   request.
  */
 
 
@@ -17,7 +19,8 @@
 static ngx_int_t ngx_http_offload_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_offload_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
-static void ngx_http_offload_drop_replay(ngx_http_request_t *r);
+static void ngx_http_offload_drop_words(ngx_http_request_t *r);
+static ngx_int_t ngx_http_offload_tell_upstream(ngx_http_request_t *r);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -63,7 +66,11 @@ ngx_http_offload_header_filter(ngx_http_request_t *r)
         ctx = ngx_http_offload_get_ctx(r);
 
         if (ctx && ctx->replay) {
-            ngx_http_offload_drop_replay(r);
+            ngx_http_offload_drop_words(r);
+
+            if (ngx_http_offload_tell_upstream(r) != NGX_OK) {
+                return NGX_ERROR;
+            }
         }
     }
 
@@ -175,11 +182,16 @@ ngx_http_offload_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
 
 static void
-ngx_http_offload_drop_replay(ngx_http_request_t *r)
+ngx_http_offload_drop_words(ngx_http_request_t *r)
 {
-    ngx_uint_t        i;
+    ngx_uint_t        i, n;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
+
+    static ngx_str_t  words[] = {
+        ngx_string("Offload-Replay"),
+        ngx_string("Offload-Upstream")
+    };
 
     part = &r->headers_out.headers.part;
     h = part->elts;
@@ -196,12 +208,68 @@ ngx_http_offload_drop_replay(ngx_http_request_t *r)
             i = 0;
         }
 
-        if (h[i].key.len == sizeof("Offload-Replay") - 1
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "Offload-Replay",
-                               sizeof("Offload-Replay") - 1)
-               == 0)
-        {
-            h[i].hash = 0;
+        for (n = 0; n < sizeof(words) / sizeof(words[0]); n++) {
+            if (h[i].key.len == words[n].len
+                && ngx_strncasecmp(h[i].key.data, words[n].data, words[n].len)
+                   == 0)
+            {
+                h[i].hash = 0;
+            }
         }
     }
+}
+
+
+/*
+ * An error that is not the upstream's own answer: "connect" when no byte of
+ * the request went to any of them, "timeout" when the last one was waited for
+ * in vain, else "cut".
+ */
+
+static ngx_int_t
+ngx_http_offload_tell_upstream(ngx_http_request_t *r)
+{
+    ngx_str_t                   value;
+    ngx_uint_t                  i, sent;
+    ngx_http_upstream_t        *u;
+    ngx_http_upstream_state_t  *state;
+
+    u = r->upstream;
+
+    if (r->headers_out.status < NGX_HTTP_BAD_REQUEST
+        || u->headers_in.status_n == r->headers_out.status)
+    {
+        return NGX_OK;
+    }
+
+    /* an error page may have another status than the answer it stands for */
+
+    if (r->headers_out.status < NGX_HTTP_INTERNAL_SERVER_ERROR
+        && u->state && u->state->header_time != (ngx_msec_t) -1)
+    {
+        return NGX_OK;
+    }
+
+    ngx_str_set(&value, "connect");
+
+    sent = u->request_sent;
+
+    if (r->upstream_states) {
+        state = r->upstream_states->elts;
+
+        for (i = 0; i < r->upstream_states->nelts; i++) {
+            sent |= state[i].bytes_sent > 0;
+
+            if (sent && state[i].status == NGX_HTTP_GATEWAY_TIME_OUT) {
+                ngx_str_set(&value, "timeout");
+
+            } else if (sent) {
+                ngx_str_set(&value, "cut");
+            }
+        }
+    }
+
+    return ngx_http_offload_add_header(r, "Offload-Upstream",
+                                       sizeof("Offload-Upstream") - 1, &value)
+           ? NGX_OK : NGX_ERROR;
 }

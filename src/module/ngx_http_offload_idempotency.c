@@ -298,10 +298,10 @@ ngx_http_offload_key(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf,
         return NGX_DECLINED;
     }
 
-    ctx = ngx_http_offload_add_ctx(r);
+    ctx = ngx_http_offload_get_ctx(r);
     key = ngx_pcalloc(r->pool, sizeof(ngx_http_offload_key_t));
 
-    if (ctx == NULL || key == NULL
+    if (key == NULL
         || ngx_http_offload_key_digest(r, olcf, &text, key) != NGX_OK)
     {
         return NGX_ERROR;

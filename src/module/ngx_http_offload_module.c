@@ -25,6 +25,8 @@ static char *ngx_http_offload_msec_check(ngx_conf_t *cf, void *post,
     void *data);
 static char *ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post,
     void *data);
+static char *ngx_http_offload_depth_check(ngx_conf_t *cf, void *post,
+    void *data);
 
 static ngx_int_t ngx_http_offload_variable_id(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
@@ -61,12 +63,23 @@ static ngx_conf_post_t  ngx_http_offload_buffer_post = {
     ngx_http_offload_buffer_check
 };
 
+static ngx_conf_post_t  ngx_http_offload_depth_post = {
+    ngx_http_offload_depth_check
+};
+
 
 static ngx_command_t  ngx_http_offload_commands[] = {
 
     { ngx_string("offload_zone"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
       ngx_http_offload_zone,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("offload_queue"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE2,
+      ngx_http_offload_queue,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -134,6 +147,13 @@ static ngx_command_t  ngx_http_offload_commands[] = {
       offsetof(ngx_http_offload_loc_conf_t, timeout),
       &ngx_http_offload_timeout_post },
 
+    { ngx_string("offload_max_depth"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_num_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_offload_loc_conf_t, max_depth),
+      &ngx_http_offload_depth_post },
+
     { ngx_string("offload_accept_timeout"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_msec_slot,
@@ -185,7 +205,7 @@ static ngx_http_module_t  ngx_http_offload_module_ctx = {
     ngx_http_offload_postconfiguration,    /* postconfiguration */
 
     ngx_http_offload_create_main_conf,     /* create main configuration */
-    NULL,                                  /* init main configuration */
+    ngx_http_offload_queues,               /* init main configuration */
 
     ngx_http_offload_create_srv_conf,      /* create server configuration */
     NULL,                                  /* merge server configuration */
@@ -259,14 +279,14 @@ ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ngx_str_t  *value;
 
-    if (olcf->zone != NGX_CONF_UNSET_PTR) {
+    if (olcf->queue != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
     }
 
     value = cf->args->elts;
 
     if (ngx_strcmp(value[1].data, "off") == 0) {
-        olcf->zone = NULL;
+        olcf->queue = NULL;
         return NGX_CONF_OK;
     }
 
@@ -275,8 +295,8 @@ ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                "\"offload_status_zone\": a status can not be a job";
     }
 
-    olcf->zone = ngx_http_offload_zone_get(cf, &value[1]);
-    if (olcf->zone == NULL) {
+    olcf->queue = ngx_http_offload_queue_get(cf, &value[1]);
+    if (olcf->queue == NULL) {
         return NGX_CONF_ERROR;
     }
 
@@ -307,7 +327,7 @@ ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return "needs a location given by a prefix, like \"location /jobs/\"";
     }
 
-    if (olcf->zone != NGX_CONF_UNSET_PTR && olcf->zone != NULL) {
+    if (olcf->queue != NGX_CONF_UNSET_PTR && olcf->queue != NULL) {
         return "is in a location with \"offload\": a job's status "
                "can not be a job";
     }
@@ -499,6 +519,19 @@ ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post, void *data)
 
     if (*size < 4096) {
         return "must be at least 4k";
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_offload_depth_check(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_int_t  *depth = data;
+
+    if (*depth < 1 || *depth > 255) {
+        return "must be between 1 and 255";
     }
 
     return NGX_CONF_OK;

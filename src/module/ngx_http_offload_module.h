@@ -18,6 +18,12 @@
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
  *   _confirm.c   a 202 that waits for the commit: durability=disk, keys
  *   _idempotency.c  the offload_idempotency directive, keys of requests
+ *   _queue.c     the offload_queue block: which queues there are
+ *   _queue_conf.c   the directives in it
+ *   _queue_retry.c  one of them: retry
+ *   _queue_check.c  what they must not say together; queues as JSON
+ *   _terms.c     what a queue's directives come to for a request
+ *   _limit.c     requests their queue has no place for
  *   _record.c    a request as the payload of a record
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
@@ -75,6 +81,13 @@
 #define NGX_HTTP_OFFLOAD_AT_LEAST_ONCE  0
 #define NGX_HTTP_OFFLOAD_AT_MOST_ONCE   1
 
+#define NGX_HTTP_OFFLOAD_QUEUES         1024        /* of a zone */
+#define NGX_HTTP_OFFLOAD_QUEUE_NAME     64
+#define NGX_HTTP_OFFLOAD_TIMEOUT_DEFAULT  (60 * 60) /* s */
+
+#define NGX_HTTP_OFFLOAD_REFUSE         0
+#define NGX_HTTP_OFFLOAD_BYPASS         1
+
 #define NGX_HTTP_OFFLOAD_JSON           0
 #define NGX_HTTP_OFFLOAD_EVENTS         1
 #define NGX_HTTP_OFFLOAD_HTML           2
@@ -121,6 +134,64 @@ typedef struct {
 } ngx_http_offload_zone_t;
 
 
+/* offload_queue, or a zone's default queue; 0 and NULL: not said */
+
+typedef struct {
+    ngx_uint_t                  max;        /* attempts in all */
+    ngx_msec_t                  backoff;
+    ngx_msec_t                  backoff_max;
+    ngx_uint_t                  jitter;
+    ngx_array_t                *on;         /* char *: conditions */
+    ngx_array_t                *methods;    /* char * */
+} ngx_http_offload_retry_t;
+
+
+typedef struct {
+    ngx_str_t                   name;
+    uint32_t                    hash;
+    ngx_http_offload_zone_t    *zone;
+    ngx_uint_t                  set;        /* directives seen, by bit */
+
+    ngx_uint_t                  concurrency;
+    ngx_uint_t                  rate;       /* so many */
+    ngx_msec_t                  period;     /* in that time */
+    ngx_uint_t                  burst;
+    ngx_uint_t                  adaptive;
+    ngx_http_offload_retry_t   *retry;
+
+    time_t                      timeout;
+    time_t                      deadline;
+    time_t                      ttl;
+    time_t                      dead_ttl;
+
+    ngx_http_complex_value_t   *delay;
+    time_t                      delay_max;
+    ngx_http_complex_value_t   *priority;
+    ngx_http_complex_value_t   *fair;
+
+    ngx_uint_t                  limit_queued;
+    ngx_uint_t                  limit_per_key;
+    ngx_http_complex_value_t   *limit_key;
+    ngx_uint_t                  limit_status;
+    ngx_uint_t                  on_full;
+
+    u_char                     *conf_file;  /* where it was declared, */
+    ngx_uint_t                  line;       /* or first used */
+    unsigned                    defined:1;
+} ngx_http_offload_queue_t;
+
+
+/* What they come to for one request. */
+
+typedef struct {
+    uint64_t                    fair;       /* hash; 0: none */
+    uint64_t                    limit_key;
+    uint32_t                    delay;      /* seconds */
+    uint8_t                     priority;
+    uint8_t                     depth;      /* of the job in its chain */
+} ngx_http_offload_terms_t;
+
+
 /* One replay listener: a server{} and a zone it uses. */
 
 typedef struct {
@@ -133,6 +204,7 @@ typedef struct {
 
 typedef struct {
     ngx_array_t                 zones;      /* ngx_http_offload_zone_t * */
+    ngx_array_t                 queues;     /* ngx_http_offload_queue_t * */
     ngx_array_t                 locations;  /* ..._location_t */
     ngx_uint_t                  worker;
     ngx_str_t                   worker_path;
@@ -158,14 +230,17 @@ typedef struct {
 
 
 typedef struct {
-    ngx_http_offload_zone_t    *zone;       /* offload */
+    ngx_http_offload_queue_t   *queue;      /* offload */
+    ngx_http_offload_zone_t    *zone;       /* the queue's */
     ngx_http_offload_zone_t    *status;     /* offload_status */
     ngx_http_offload_zone_t    *counted;    /* offload_status_zone */
     ngx_array_t                *keep;       /* ..._keep_t */
     ngx_http_offload_idempotency_t  *idempotency;   /* NULL: off */
     ngx_uint_t                  access;
     ngx_uint_t                  delivery;
-    time_t                      timeout;    /* of one attempt */
+    time_t                      timeout;    /* of one attempt; UNSET: the
+                                               queue's, until all is merged */
+    ngx_uint_t                  max_depth;
     ngx_msec_t                  accept_timeout;
     ngx_http_complex_value_t   *when;       /* NULL: always */
     ngx_msec_t                  wait;       /* before the 202 */
@@ -217,6 +292,8 @@ typedef struct {
     uint64_t                    token;
     ngx_str_t                   answer;
 
+    ngx_http_offload_terms_t    terms;
+    void                      **loc_conf;   /* of its location */
     ngx_http_offload_key_t     *key;        /* NULL: none */
     ngx_uint_t                  reading;    /* its body */
     uint8_t                     first[ZONE_ID_SIZE];    /* whose key it has */
@@ -296,6 +373,7 @@ typedef struct {
     uint64_t                    rows;       /* in "jobs" */
     uint64_t                    requests;
     uint64_t                    results;
+    uint64_t                    dead;       /* dead letters */
 } ngx_http_offload_counters_t;
 
 
@@ -414,6 +492,28 @@ ngx_http_offload_zone_t *ngx_http_offload_zone_get(ngx_conf_t *cf,
 ngx_int_t ngx_http_offload_zones_check(ngx_conf_t *cf,
     ngx_http_offload_main_conf_t *omcf);
 
+/* _queue.c, _queue_conf.c, _queue_retry.c, _queue_check.c */
+char *ngx_http_offload_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_http_offload_queue_t *ngx_http_offload_queue_get(ngx_conf_t *cf,
+    ngx_str_t *name);
+char *ngx_http_offload_queues(ngx_conf_t *cf, void *conf);
+char *ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy,
+    void *conf);
+ngx_uint_t ngx_http_offload_queue_param(ngx_str_t *value, const char *name,
+    ngx_str_t *v);
+ngx_uint_t ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i);
+char *ngx_http_offload_queue_retry(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+ngx_int_t ngx_http_offload_queue_check(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue);
+ngx_int_t ngx_http_offload_queue_location(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
+ngx_uint_t ngx_http_offload_queues_said(ngx_http_offload_main_conf_t *omcf,
+    ngx_http_offload_zone_t *zone);
+struct json_t *ngx_http_offload_queues_json(
+    ngx_http_offload_main_conf_t *omcf, ngx_http_offload_zone_t *zone);
+
 /* _zones.c, _adopt.c, _files.c: in the master, as root where it is */
 char *ngx_http_offload_zones_init_conf(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_http_offload_zones_init_module(ngx_cycle_t *cycle);
@@ -507,6 +607,15 @@ ngx_int_t ngx_http_offload_confirm_park(ngx_http_request_t *r,
     struct zone_record *rec, ngx_str_t *answer);
 void ngx_http_offload_confirm_wait(ngx_http_request_t *r);
 
+/* _terms.c */
+ngx_int_t ngx_http_offload_terms(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_terms_t *terms,
+    const ngx_http_offload_problem_t **problem);
+
+/* _limit.c */
+ngx_uint_t ngx_http_offload_limits(ngx_http_offload_loc_conf_t *olcf);
+ngx_int_t ngx_http_offload_limited(ngx_http_request_t *r, ngx_int_t result);
+
 /* _record.c */
 ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record);
@@ -533,6 +642,8 @@ ngx_uint_t ngx_http_offload_entered(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_init(ngx_conf_t *cf);
 ngx_http_offload_ctx_t *ngx_http_offload_get_ctx(ngx_http_request_t *r);
 ngx_http_offload_ctx_t *ngx_http_offload_add_ctx(ngx_http_request_t *r);
+ngx_int_t ngx_http_offload_hold_ctx(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
 ngx_int_t ngx_http_offload_replay_post_read(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
@@ -588,6 +699,7 @@ ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
 
 /* _answer.c */
 extern const char  *ngx_http_offload_states[];
+ngx_uint_t ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone);
 ngx_int_t ngx_http_offload_document_json(ngx_http_request_t *r,
     ngx_pool_t *pool, ngx_http_offload_zone_t *zone, ngx_str_t *prefix,
     ngx_http_offload_job_t *job, ngx_str_t *body, uint64_t *estimate);

@@ -88,10 +88,9 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     fixed->method_len = (uint16_t) r->method_name.len;
     fixed->entrance_len = NGX_HTTP_OFFLOAD_ENTRANCE_LEN;
     fixed->uri_len = (uint32_t) record->uri.len;
-    fixed->queue_len = (uint16_t) olcf->zone->name.len;
+    fixed->queue_len = (uint16_t) olcf->queue->name.len;
     fixed->context_len = (uint32_t) record->context.len;
     fixed->headers_len = (uint32_t) headers;
-    fixed->priority = ZONE_PRIORITY_DEFAULT;
 
     if (r->request_body && r->request_body->temp_file) {
         fixed->flags |= ZONE_REQUEST_BODY_FILE;
@@ -102,6 +101,15 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     }
 
     ctx = ngx_http_offload_get_ctx(r);
+
+    fixed->fair = ctx->terms.fair;
+    fixed->delay_s = ctx->terms.delay;
+    fixed->priority = ctx->terms.priority;
+    fixed->depth = ctx->terms.depth;
+    fixed->limit_key = ctx->terms.limit_key;
+    fixed->deadline_s = (uint32_t) olcf->queue->deadline;
+    fixed->limit_queued = (uint32_t) olcf->queue->limit_queued;
+    fixed->limit_per_key = (uint32_t) olcf->queue->limit_per_key;
 
     record->key = ctx->key ? &ctx->key->digest : NULL;
 
@@ -132,7 +140,7 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
     p = ngx_cpymem(p, r->method_name.data, r->method_name.len);
     p = ngx_cpymem(p, olcf->entrance->name, NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
     p = ngx_cpymem(p, record->uri.data, record->uri.len);
-    p = ngx_cpymem(p, olcf->zone->name.data, olcf->zone->name.len);
+    p = ngx_cpymem(p, olcf->queue->name.data, olcf->queue->name.len);
     p = ngx_cpymem(p, record->context.data, record->context.len);
 
     p = ngx_cpymem(p, "Host: ", sizeof("Host: ") - 1);

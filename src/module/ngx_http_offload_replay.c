@@ -146,6 +146,25 @@ ngx_http_offload_add_ctx(ngx_http_request_t *r)
 }
 
 
+/* For ngx_http_offload_get_ctx() to find, whatever the request goes through. */
+
+ngx_int_t
+ngx_http_offload_hold_ctx(ngx_http_request_t *r, ngx_http_offload_ctx_t *ctx)
+{
+    ngx_pool_cleanup_t  *cln;
+
+    cln = ngx_pool_cleanup_add(r->pool, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    cln->handler = ngx_http_offload_replay_cleanup;
+    cln->data = ctx;
+
+    return NGX_OK;
+}
+
+
 ngx_int_t
 ngx_http_offload_replay_post_read(ngx_http_request_t *r)
 {
@@ -307,6 +326,10 @@ ngx_http_offload_replay_cleanup(void *data)
 
     c = ctx->connection;
 
+    if (c == NULL) {
+        return;                             /* not a replay */
+    }
+
     c->sockaddr = ctx->sockaddr;
     c->socklen = ctx->socklen;
     c->addr_text = ctx->addr_text;
@@ -427,7 +450,9 @@ ngx_http_offload_replay_timeouts(ngx_event_t *ev)
 
     /* the worker's own clock ends the attempt: let it be the first */
 
-    timeout = (ngx_msec_t) olcf->timeout * 1000 + 5000;
+    timeout = olcf->timeout == NGX_CONF_UNSET   /* not offloaded any more */
+              ? NGX_HTTP_OFFLOAD_TIMEOUT_DEFAULT : olcf->timeout;
+    timeout = timeout * 1000 + 5000;
 
     conf = ngx_palloc(r->pool, sizeof(ngx_http_upstream_conf_t));
     if (conf == NULL) {

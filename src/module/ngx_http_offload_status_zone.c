@@ -65,7 +65,7 @@ ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     if (olcf->status
-        || (olcf->zone != NGX_CONF_UNSET_PTR && olcf->zone != NULL))
+        || (olcf->queue != NGX_CONF_UNSET_PTR && olcf->queue != NULL))
     {
         return "is in a location with \"offload\" or \"offload_status\"";
     }
@@ -233,15 +233,17 @@ ngx_http_offload_counters_json(u_char *p, ngx_http_offload_zone_t *zone,
                     c->jobs[STORE_EXPIRED]);
 
     p = ngx_sprintf(p, ",\"refused\":%uL,\"withdrawn\":%uL,\"rejected\":%uL"
-                       ",\"duplicates\":%uL,\"drift\":%L,"
+                       ",\"duplicates\":%uL,\"limited\":%uL,\"drift\":%L,"
                        "\"ring_drift\":%L",
                     sum->refused, c->withdrawn, c->rejected, c->duplicates,
-                    store_drift(c), sum->drift);
+                    c->limited, store_drift(c), sum->drift);
 
     return ngx_sprintf(p, ",\"store\":{\"bytes\":%uL,\"max\":%O,\"jobs\":%uL,"
-                          "\"requests\":%uL,\"results\":%uL,\"purged\":%uL}",
+                          "\"requests\":%uL,\"results\":%uL,\"dead\":%uL,"
+                          "\"purged\":%uL}",
                        counters->size, zone->max, counters->rows,
-                       counters->requests, counters->results, c->purged);
+                       counters->requests, counters->results,
+                       counters->dead, c->purged);
 }
 
 

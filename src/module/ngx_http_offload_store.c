@@ -24,6 +24,7 @@ typedef struct {
     MDB_dbi          jobs;
     MDB_dbi          requests;
     MDB_dbi          results;
+    MDB_dbi          dead;
     ngx_file_uniq_t  uniq;          /* of the file that was opened */
 } ngx_http_offload_store_t;
 
@@ -275,6 +276,10 @@ ngx_http_offload_store_counters(ngx_http_offload_rt_t *rt,
                                          &counters->results);
     }
 
+    if (rc == 0) {
+        rc = ngx_http_offload_store_rows(st, st->dead, &counters->dead);
+    }
+
     if (rc != 0) {
         return ngx_http_offload_store_failed(rt, "reading the counters", rc);
     }
@@ -428,6 +433,10 @@ ngx_http_offload_store_open(ngx_http_offload_rt_t *rt)
     if (rc == 0) {
         rc = mdb_dbi_open(st->txn, STORE_DB_RESULTS, MDB_INTEGERKEY,
                           &st->results);
+    }
+
+    if (rc == 0) {
+        rc = mdb_dbi_open(st->txn, STORE_DB_DEAD, 0, &st->dead);
     }
 
     if (rc == MDB_NOTFOUND) {

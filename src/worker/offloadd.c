@@ -273,6 +273,7 @@ stop(struct offloadd *d)
     loop_free(d);
     sched_free(&d->sched);
     watch_free(&d->watches);
+    deadline_free(d);
     free(d->store.lanes);
     free(d->store.items);
     free(d->store.rings);

@@ -39,6 +39,7 @@
  *      offloadd_lmdb_make.c the engine: a store that is not there yet
  *      offloadd_lmdb_key.c  the engine: idempotency keys
  *      offloadd_lmdb_queue.c  the engine: rates and flags of queues
+ *      offloadd_lmdb_dead.c the engine: jobs that failed with their requests
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
  *      offloadd_lmdb_control.c  the engine: what the control looks at
@@ -54,6 +55,11 @@
  *      offloadd_sched_queue.c  what attempts mean to their queues
  *      offloadd_watch.c     requests in nginx that wait for a job to change
  *      offloadd_attempt.c   the life of one attempt, what its end means
+ *      offloadd_failed.c    its end without a good answer
+ *      offloadd_retry.c     whether there is another one
+ *      offloadd_dead.c      dead letters: asked for, done again, removed
+ *      offloadd_deadline.c  jobs whose time is over
+ *      offloadd_orders.c    what tests ask for
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
@@ -155,12 +161,7 @@ void log_text(int level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
 
-/* offloadd_policy.c */
-
-enum durability {
-    DURABILITY_MEMORY = 0,
-    DURABILITY_DISK
-};
+/* offloadd_retry.c */
 
 #define RETRY_STATUSES        200               /* 400 to 599 */
 #define RETRY_CONNECT         200               /* bits behind them */
@@ -175,6 +176,48 @@ struct retry_policy {
     uint64_t  on[4];                            /* a bit for each */
     char      methods[160];                     /* "GET PUT": those that can
                                                    be repeated; "": by RFC */
+};
+
+enum retry_end {
+    RETRY_END_ANSWER = 0,                       /* of the backend */
+    RETRY_END_CONNECT,                          /* it could not be reached */
+    RETRY_END_TIMEOUT,                          /* no answer in time */
+    RETRY_END_CUT                               /* nor will there be one */
+};
+
+struct retry_failure {
+    uint32_t         end;                       /* enum retry_end */
+    uint32_t         status;                    /* of the answer */
+    struct zone_str  method;
+    uint32_t         failures;                  /* with this one */
+    uint64_t         retry_after_ms;            /* 0: not said */
+    uint64_t         left_ms;                   /* of the job's deadline;
+                                                   UINT64_MAX: it has none */
+    uint8_t          no_retry;                  /* the backend says so */
+    uint8_t          at_most_once;
+};
+
+enum retry_verdict {
+    RETRY_FINAL = 0,
+    RETRY_AGAIN,                                /* after the delay */
+    RETRY_EXHAUSTED,                            /* a dead letter */
+    RETRY_TOO_LATE                              /* for its deadline: final */
+};
+
+extern const struct retry_policy  retry_default;
+
+int retry_decide(const struct retry_policy *p, const struct retry_failure *f,
+    uint64_t random, uint64_t *delay_ms);
+uint64_t retry_after(const char *value, uint64_t now_ms);
+/* "connect", "timeout", "503"; 0, or -1: there is no such condition. */
+int retry_on(struct retry_policy *p, const char *word);
+
+
+/* offloadd_policy.c */
+
+enum durability {
+    DURABILITY_MEMORY = 0,
+    DURABILITY_DISK
 };
 
 struct queue_policy {
@@ -297,6 +340,7 @@ void sched_batch(struct offloadd *d, struct store_batch *b);
 void sched_dispatch(struct offloadd *d);
 void sched_publish(struct offloadd *d);
 void sched_service(struct sched *s, uint64_t us);
+uint64_t sched_random(struct sched *s);
 /* 0.5 s, 1 s, ... 30 s with full jitter: anything up to it. */
 uint64_t sched_backoff(struct sched *s, uint32_t retries);
 void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
@@ -345,6 +389,59 @@ void watch_tick(struct offloadd *d);
 void watch_free(struct watches *w);
 
 
+/* offloadd_deadline.c (loop thread; main, in recovery) */
+
+struct deadline {
+    uint64_t  at_ms;                            /* unix time */
+    uint64_t  seq;
+};
+
+struct deadlines {
+    struct deadline  *heap;
+    uint32_t          n;
+    uint32_t          cap;
+};
+
+int deadline_add(struct offloadd *d, uint64_t seq, uint64_t at_ms);
+/* Its operation is done: a deadline that came meanwhile was not heeded. */
+void deadline_look_again(struct offloadd *d, const struct store_op *op);
+void deadline_run(struct offloadd *d);
+uint64_t deadline_next(struct offloadd *d);     /* mono ms, or UINT64_MAX */
+void deadline_free(struct offloadd *d);
+
+
+/* offloadd_dead.c (loop thread) */
+
+struct dead_op;
+
+/* Once the operation is done, and what follows from it: op->op.result, .row,
+ * .request, .list are as the engine left them.  Frees nothing but the op. */
+typedef void (*dead_done)(struct offloadd *d, struct dead_op *op);
+
+struct dead_op {
+    struct store_op  op;                        /* first */
+    dead_done        done;                      /* may be NULL */
+    void            *ctx;
+};
+
+/* type: STORE_OP_REDRIVE, PURGE, SHOW.  0, or -1: no memory. */
+int dead_submit(struct offloadd *d, uint32_t type, const uint8_t *id,
+    dead_done done, void *ctx);
+/* `list` lives until then, and is the caller's. */
+int dead_submit_list(struct offloadd *d, struct dead_list *list,
+    dead_done done, void *ctx);
+void dead_stored(struct offloadd *d, struct store_op *op);
+
+
+/* offloadd_orders.c */
+
+#ifdef OFFLOAD_FAILPOINTS
+void orders_read(struct offloadd *d);
+#else
+#define orders_read(d)
+#endif
+
+
 /* offloadd_result.c: one answer */
 
 #define RESULT_HEADERS_MAX    (64u * 1024)
@@ -360,6 +457,11 @@ struct result {
     int          err;                           /* errno of what failed */
     uint8_t      complete;                      /* headers are */
     uint8_t      refused;                       /* by the module itself */
+    uint8_t      upstream;                      /* enum retry_end: what nginx
+                                                   says there was */
+    uint8_t      no_retry;                      /* Offload-No-Retry */
+    uint32_t     retry_after_at;                /* Retry-After's value in raw;
+                                                   0: there is none */
     uint8_t      too_large;                     /* its headers */
     uint8_t      finished;                      /* the blob stays */
     uint32_t     attempt;                       /* whose answer it is */
@@ -477,6 +579,22 @@ void attempt_hand_back(struct offloadd *d);     /* all: a clean stop */
 void attempt_free_all(struct offloadd *d);
 void attempt_link(struct offloadd *d, struct attempt *a);
 
+/* Its end: these submit it.  delay UINT64_MAX: as the backoff says. */
+void attempt_settle(struct offloadd *d, struct attempt *a, int error);
+void attempt_requeue(struct offloadd *d, struct attempt *a,
+    const char *reason, uint64_t delay_ms);
+int attempt_lost(struct offloadd *d, struct attempt *a, const char *reason);
+
+
+/* offloadd_failed.c */
+
+void attempt_failed(struct offloadd *d, struct attempt *a, uint32_t end);
+/* 1: its deadline has come, and it is settled. */
+int attempt_overdue(struct offloadd *d, struct attempt *a);
+/* The deadline of this job, whatever it is doing. */
+void attempt_deadline(struct offloadd *d, uint32_t job);
+
+
 int request_set(struct attempt *a, CURL *easy);
 int request_split(struct attempt *a);
 
@@ -571,6 +689,7 @@ struct offloadd {
     struct store     store;
     struct sched     sched;
     struct watches   watches;
+    struct deadlines deadlines;
     struct attempts  attempts;
     struct loop      loop;
     struct control   control;

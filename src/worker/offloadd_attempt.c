@@ -7,8 +7,9 @@
  * A backend may have worked as soon as something was sent.  So "could not be
  * reached" and "nginx refused" are tried again without end but for an
  * entrance that is gone; "cut off" counts as a strike, of which a job has
- * five; a timeout and any answer are final.  A job with at-most-once delivery
- * is lost as soon as something was sent and there is no answer.
+ * five; for a timeout and a bad answer see offloadd_failed.c.  A job with
+ * at-most-once delivery is lost as soon as something was sent and there is no
+ * answer.
  *
  * Killed in between, the row is RUNNING and recovery queues the job again, or
  * says that it is lost.
@@ -25,14 +26,9 @@
 #define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
 
 
-static void attempt_settle(struct offloadd *d, struct attempt *a, int error);
-static void attempt_requeue(struct offloadd *d, struct attempt *a,
-    const char *reason, uint64_t delay_ms);
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
-static int attempt_lost(struct offloadd *d, struct attempt *a,
-    const char *reason);
 static void attempt_answered(struct offloadd *d, struct attempt *a);
 
 
@@ -179,6 +175,10 @@ attempt_started(struct offloadd *d, struct attempt *a)
 
     sched_write_slot(d, a->job, ZONE_SLOT_RUNNING, &a->op.row);
 
+    if (attempt_overdue(d, a)) {
+        return;
+    }
+
     if (a->op.result == STORE_OP_LOST) {
         (void) snprintf(a->message, sizeof(a->message),
                         "the request is not in the store");
@@ -254,9 +254,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
         break;
 
     case REPLAY_TIMEOUT:
-        (void) snprintf(a->message, sizeof(a->message), "no whole answer "
-                        "within %u s", a->op.row.timeout_s);
-        attempt_settle(d, a, STORE_ERROR_TIMEOUT);
+        attempt_failed(d, a, RETRY_END_TIMEOUT);
         break;
 
     case REPLAY_NOT_STORED:
@@ -281,9 +279,7 @@ attempt_answered(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    (void) snprintf(a->message, sizeof(a->message),
-                    "the backend answered %u", a->op.row.http_status);
-    attempt_settle(d, a, STORE_ERROR_BACKEND);
+    attempt_failed(d, a, a->result.upstream);
 }
 
 
@@ -369,7 +365,7 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
 
 /* 1: what was begun without an answer is not to be repeated. */
 
-static int
+int
 attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
 {
     if (!(a->op.row.flags & STORE_AT_MOST_ONCE) || !a->replay.begun
@@ -389,7 +385,7 @@ attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
 
 /* UINT64_MAX: as long as the backoff says. */
 
-static void
+void
 attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
     uint64_t delay_ms)
 {
@@ -411,6 +407,7 @@ attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
         log_uint(&l, "attempt", a->op.row.attempts);
         log_str(&l, "reason", reason);
         log_uint(&l, "strikes", a->op.row.strikes);
+        log_uint(&l, "failures", a->op.row.failures);
         log_uint(&l, "again_in_ms", delay_ms);
         log_end(&l);
     }
@@ -425,7 +422,7 @@ attempt_requeue(struct offloadd *d, struct attempt *a, const char *reason,
 }
 
 
-static void
+void
 attempt_settle(struct offloadd *d, struct attempt *a, int error)
 {
     struct store_op  *op = &a->op;
@@ -464,7 +461,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 
 const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend-status", "timeout", "cut-off", "unreachable", "lost",
-    "result-not-stored", "request-lost"
+    "result-not-stored", "request-lost", "exhausted", "expired"
 };
 
 
@@ -488,6 +485,10 @@ attempt_log_settled(struct attempt *a)
     if (row->error > 0 && row->error < STORE_ERRORS) {
         log_str(&l, "error", attempt_errors[row->error]);
         log_str(&l, "reason", a->message);
+    }
+
+    if (row->flags & STORE_DEAD) {
+        log_uint(&l, "dead", 1);
     }
 
     if (row->http_status) {
@@ -514,7 +515,15 @@ attempt_stored(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    if (a->op.result == STORE_OP_STALE) {
+    if (a->op.result == STORE_OP_STALE && a->op.type == STORE_OP_OVERDUE
+        && a->op.row.state == STORE_QUEUED)
+    {
+        /* driven again meanwhile, with more time than it had */
+
+        job_at(&d->sched.table, job)->place = JOB_FREE;
+        sched_requeue(d, job, 0);
+
+    } else if (a->op.result == STORE_OP_STALE) {
 
         /* the store knows better, and its word counts */
 
@@ -527,6 +536,7 @@ attempt_stored(struct offloadd *d, struct attempt *a)
         job_at(&d->sched.table, job)->place = JOB_FREE;
         sched_write_slot(d, job, ZONE_SLOT_QUEUED, &a->op.row);
         sched_requeue(d, job, a->delay_ms);
+        deadline_look_again(d, &a->op);
 
     } else {
         attempt_log_settled(a);

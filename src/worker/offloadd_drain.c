@@ -485,6 +485,12 @@ drain_job(struct store *s, struct drain_item *item,
         return 0;
     }
 
+    if (rc == ENGINE_LIMITED || rc == ENGINE_LIMITED_KEY) {
+        item->kind = DRAIN_LIMITED;
+        item->result = rc == ENGINE_LIMITED ? ZONE_LIMITED : ZONE_LIMITED_KEY;
+        return 0;
+    }
+
     item->kind = rc == ENGINE_KNOWN ? DRAIN_KNOWN : DRAIN_JOB;
     item->seq = in.seq;
     item->row = in.row;

@@ -160,6 +160,7 @@ drain_item_done(struct store *s, struct store_batch *b,
 
     case DRAIN_JOB:
         ev->type = STORE_EVENT_JOB;
+        ev->deadline_ms = item->row.deadline_ms;
         ev->attempt = item->attempt;
         ev->has_slot = (uint32_t) zone_slot_holds(&s->daemon->zone,
                                                   item->lane,
@@ -169,11 +170,13 @@ drain_item_done(struct store *s, struct store_batch *b,
 
     case DRAIN_KNOWN:
         ev->type = STORE_EVENT_SLOT;
+        ev->deadline_ms = item->row.deadline_ms;
         ev->active = item->row.state == STORE_QUEUED
                      || item->row.state == STORE_RUNNING;
         break;
 
     case DRAIN_DUPLICATE:
+    case DRAIN_LIMITED:
         claim_unlink_body(s, item->at);
         ev->type = STORE_EVENT_REJECT;
         break;
@@ -189,8 +192,9 @@ drain_item_done(struct store *s, struct store_batch *b,
         c.type = item->record.type;
         c.result = item->kind == DRAIN_REJECT ? ZONE_FAILED
                    : item->kind == DRAIN_WITHDRAWN ? ZONE_NOT_FOUND
-                   : item->kind == DRAIN_DUPLICATE ? item->result
-                                                   : ZONE_DONE;
+                   : item->kind == DRAIN_DUPLICATE
+                     || item->kind == DRAIN_LIMITED ? item->result
+                                                    : ZONE_DONE;
         memcpy(c.id, item->record.id, ZONE_ID_SIZE);
 
         if (c.result == ZONE_DUPLICATE) {

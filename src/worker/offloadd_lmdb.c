@@ -38,6 +38,7 @@ static const struct {
     { STORE_DB_EXPIRY, 0 },
     { STORE_DB_KEYS, 0 },
     { STORE_DB_KEY_EXPIRY, 0 },
+    { STORE_DB_DEAD, 0 },
 };
 
 
@@ -297,6 +298,7 @@ lmdb_close(void *self)
         close(m->lock);
     }
 
+    limits_clear(&m->limits);
     free(m->doomed);
     free(m);
 }
@@ -362,6 +364,8 @@ lmdb_abort(void *self)
 
     mdb_txn_abort(m->txn);
     m->txn = NULL;
+
+    limits_undo(&m->limits);
 }
 
 
@@ -415,8 +419,11 @@ lmdb_commit(void *self, struct engine_error *e)
     if (rc) {
         (void) lmdb_fail(e, rc, "the store's commit");
         e->uncertain = lmdb_panics(m);
+        m->limits.known = 0;
         return -1;
     }
+
+    limits_commit(&m->limits);
 
     m->next_seq = m->txn_next_seq;
     m->first_expiry = m->txn_first_expiry;
@@ -626,6 +633,11 @@ const struct engine  engine_lmdb = {
     .start = lmdb_start,
     .settle = lmdb_settle,
     .requeue = lmdb_requeue,
+    .overdue = lmdb_overdue,
+    .redrive = lmdb_redrive,
+    .purge = lmdb_purge,
+    .show = lmdb_show,
+    .list = lmdb_list,
     .cancel = lmdb_cancel,
     .withdraw = lmdb_withdraw,
     .knows = lmdb_knows,

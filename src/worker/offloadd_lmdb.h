@@ -9,6 +9,7 @@
 #include <lmdb.h>
 
 #include "offloadd.h"
+#include "offloadd_limit.h"
 
 
 enum lmdb_db {
@@ -20,6 +21,7 @@ enum lmdb_db {
     LMDB_EXPIRY,
     LMDB_KEYS,
     LMDB_KEY_EXPIRY,
+    LMDB_DEAD,
     LMDB_DBS
 };
 
@@ -49,6 +51,7 @@ struct lmdb {
     struct store_counters  counters;            /* when the txn began */
     struct store_counters  txn_counters;
     int                   counted;              /* they were in the store */
+    struct limits         limits;
     struct lmdb_doomed   *doomed;
     uint32_t              ndoomed;
     uint32_t              doomed_cap;
@@ -118,6 +121,30 @@ int lmdb_drop_result(struct lmdb *m, uint64_t seq,
     const struct store_job *row, struct engine_error *e);
 int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
     size_t size, struct engine_error *e);
+int lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e);
+int lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
+    struct engine_error *e);
+int lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e);
+int lmdb_put_strings(struct lmdb *m, uint64_t seq,
+    const struct store_job *row, struct engine_error *e);
+
+/* offloadd_lmdb_dead.c */
+int lmdb_overdue(void *self, struct store_op *op, uint64_t now_ms,
+    struct engine_error *e);
+int lmdb_redrive(void *self, struct store_op *op, uint64_t now_ms,
+    struct engine_error *e);
+int lmdb_purge(void *self, struct store_op *op, struct engine_error *e);
+int lmdb_show(void *self, struct store_op *op, struct engine_error *e);
+int lmdb_list(void *self, struct dead_list *list, struct engine_error *e);
+int lmdb_dead_put(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e);
+int lmdb_dead_drop(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e);
+int lmdb_drop_request(struct lmdb *m, uint64_t seq,
+    const struct store_job *row, const MDB_val *request,
+    struct engine_error *e);
 
 /* offloadd_lmdb_make.c: if it is not there */
 int lmdb_make(const char *store, const char *file, struct engine_error *e);
@@ -130,16 +157,23 @@ int lmdb_key_give_back(struct lmdb *m, const MDB_val *request,
     const uint8_t *id, struct engine_error *e);
 int lmdb_key_file(struct lmdb *m, const MDB_val *request,
     const struct store_job *row, struct engine_error *e);
+int lmdb_key_unfile(struct lmdb *m, const MDB_val *request,
+    const struct store_job *row, struct engine_error *e);
 int lmdb_keys_expire(struct lmdb *m, uint64_t now_ms, int max,
     struct engine_error *e);
+
+/* offloadd_lmdb_limit.c */
+int lmdb_limit_check(struct lmdb *m, struct engine_insert *in,
+    struct engine_error *e);
+int lmdb_count_limits(struct lmdb *m, struct engine_error *e);
 
 /* offloadd_lmdb_count.c */
 int lmdb_read_counters(struct lmdb *m, struct engine_error *e);
 int lmdb_write_counters(struct lmdb *m, struct engine_error *e);
-void lmdb_count_new(struct lmdb *m, int state);
-void lmdb_count(struct lmdb *m, int from, int to);
-void lmdb_count_purged(struct lmdb *m, int state);
-void lmdb_count_withdrawn(struct lmdb *m, int state);
+void lmdb_count_new(struct lmdb *m, const struct store_job *row);
+void lmdb_count(struct lmdb *m, const struct store_job *row, int to);
+void lmdb_count_purged(struct lmdb *m, const struct store_job *row);
+void lmdb_count_withdrawn(struct lmdb *m, const struct store_job *row);
 int lmdb_recount(void *self, struct store_counters *was,
     struct store_counters *now, struct engine_error *e);
 int lmdb_get_rings(void *self, struct store_rings *row, size_t size,

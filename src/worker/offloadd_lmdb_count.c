@@ -42,7 +42,7 @@ lmdb_read_counters(struct lmdb *m, struct engine_error *e)
 
     m->txn_counters = m->counters;
 
-    return 0;
+    return m->limits.known ? 0 : lmdb_count_limits(m, e);
 }
 
 
@@ -63,26 +63,43 @@ lmdb_write_counters(struct lmdb *m, struct engine_error *e)
 }
 
 
+/* Who waits is counted by queue and key as well: for its limits. */
+
+static void
+lmdb_count_queued(struct lmdb *m, const struct store_job *row, int state,
+    int by)
+{
+    if (state == STORE_QUEUED) {
+        limits_add(&m->limits, row->queue, row->limit_key, by);
+    }
+}
+
+
 void
-lmdb_count_new(struct lmdb *m, int state)
+lmdb_count_new(struct lmdb *m, const struct store_job *row)
 {
     m->txn_counters.accepted++;
-    m->txn_counters.jobs[state]++;
+    m->txn_counters.jobs[row->state]++;
+    lmdb_count_queued(m, row, row->state, 1);
 }
 
 
+/* Before its state is changed. */
+
 void
-lmdb_count(struct lmdb *m, int from, int to)
+lmdb_count(struct lmdb *m, const struct store_job *row, int to)
 {
-    m->txn_counters.jobs[from]--;
+    m->txn_counters.jobs[row->state]--;
     m->txn_counters.jobs[to]++;
+    lmdb_count_queued(m, row, row->state, -1);
+    lmdb_count_queued(m, row, to, 1);
 }
 
 
 void
-lmdb_count_purged(struct lmdb *m, int state)
+lmdb_count_purged(struct lmdb *m, const struct store_job *row)
 {
-    lmdb_count(m, state, STORE_EXPIRED);
+    lmdb_count(m, row, STORE_EXPIRED);
     m->txn_counters.purged++;
 }
 
@@ -90,11 +107,12 @@ lmdb_count_purged(struct lmdb *m, int state)
 /* As if it had never been accepted. */
 
 void
-lmdb_count_withdrawn(struct lmdb *m, int state)
+lmdb_count_withdrawn(struct lmdb *m, const struct store_job *row)
 {
     m->txn_counters.accepted--;
-    m->txn_counters.jobs[state]--;
+    m->txn_counters.jobs[row->state]--;
     m->txn_counters.withdrawn++;
+    lmdb_count_queued(m, row, row->state, -1);
 }
 
 
@@ -208,6 +226,7 @@ lmdb_put_rings(void *self, const struct store_rings *row, size_t size,
     m->txn_counters.rejected += t->rejected;
     m->txn_counters.withdrawn += t->withdrawn;
     m->txn_counters.duplicates += t->duplicates;
+    m->txn_counters.limited += t->limited;
 
     lmdb_meta_key(&key, STORE_ROW_RINGS);
     data.mv_data = (void *) (uintptr_t) row;

@@ -11,7 +11,7 @@
 #include <string.h>
 
 
-static int
+int
 lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e)
 {
@@ -95,6 +95,11 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         return rc;
     }
 
+    rc = lmdb_limit_check(m, in, e);
+    if (rc != 0) {
+        return rc;
+    }
+
     rc = lmdb_insert_id(m, in, e);
     if (rc != 0) {
         return rc;
@@ -112,8 +117,14 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
     in->row.body_size = in->view->fixed.body_size;
     in->row.timeout_s = in->view->fixed.timeout_s;
     in->row.location = in->view->fixed.location;
+    in->row.limit_key = in->view->fixed.limit_key;
 
     lmdb_queue_row(&in->row, in->view);
+
+    if (in->view->fixed.deadline_s) {
+        in->row.deadline_ms = in->row.created_ms
+                              + in->view->fixed.deadline_s * 1000ull;
+    }
 
     if (in->view->fixed.flags & ZONE_REQUEST_AT_MOST_ONCE) {
         in->row.flags = STORE_AT_MOST_ONCE;
@@ -133,7 +144,7 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         return -1;
     }
 
-    lmdb_count_new(m, in->row.state);
+    lmdb_count_new(m, &in->row);
 
     lmdb_seq_key(&key, &in->seq);
     data.mv_data = (void *) (uintptr_t) in->payload;
@@ -165,7 +176,7 @@ lmdb_start(void *self, struct store_op *op, uint64_t now_ms,
         return ENGINE_STALE;
     }
 
-    lmdb_count(m, op->row.state, STORE_RUNNING);
+    lmdb_count(m, &op->row, STORE_RUNNING);
 
     op->row.state = STORE_RUNNING;
     op->row.attempts++;
@@ -235,10 +246,11 @@ lmdb_requeue(void *self, struct store_op *op, struct engine_error *e)
         return rc;
     }
 
-    lmdb_count(m, row.state, STORE_QUEUED);
+    lmdb_count(m, &row, STORE_QUEUED);
 
     row.state = STORE_QUEUED;
     row.strikes = op->row.strikes;
+    row.failures = op->row.failures;
     row.not_before_ms = op->row.not_before_ms;
     row.type_len = 0;
     row.message_len = 0;
@@ -327,11 +339,12 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
         return 0;
     }
 
-    lmdb_count(m, row.state, op->row.state);
+    lmdb_count(m, &row, op->row.state);
 
     row.state = op->row.state;
     row.error = op->row.error;
     row.strikes = op->row.strikes;
+    row.failures = op->row.failures;
     row.finished_ms = op->row.finished_ms;
     row.expires_ms = op->row.expires_ms;
     row.not_before_ms = 0;
@@ -340,6 +353,7 @@ lmdb_settle(void *self, struct store_op *op, struct engine_error *e)
     row.type_len = op->row.type_len;
     row.message_len = op->row.message_len;
     row.flags |= op->headers ? STORE_HAS_RESULT : 0;
+    row.flags |= op->row.flags & STORE_DEAD;
 
     size = sizeof(row);
 
@@ -371,7 +385,6 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
 {
     int                      rc;
     MDB_val                  key, data;
-    struct zone_request      request;
     struct store_expiry_key  expiry;
 
     memcpy(m->row, row, sizeof(*row));
@@ -388,23 +401,15 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
     rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
 
     if (rc == 0) {
-        if (data.mv_size >= sizeof(request)) {
-            memcpy(&request, data.mv_data, sizeof(request));
-
-            if ((request.flags & ZONE_REQUEST_BODY_FILE)
-                && lmdb_doom(m, ZONE_DIR_SPOOL, row->id, 0, e) != 0)
-            {
-                return -1;
-            }
-        }
-
         if (lmdb_key_file(m, &data, row, e) != 0) {
             return -1;
         }
 
-        lmdb_seq_key(&key, &seq);
+        rc = row->flags & STORE_DEAD
+             ? lmdb_dead_put(m, seq, row, e)
+             : lmdb_drop_request(m, seq, row, &data, e);
 
-        if (lmdb_del(m, LMDB_REQUESTS, &key, e) != 0) {
+        if (rc != 0) {
             return -1;
         }
     }
@@ -458,15 +463,18 @@ lmdb_drop_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
 }
 
 
-/* A settled job's result goes; what its row says of it, except that, stays. */
+/*
+ * A settled job's result goes; what its row says of it, except that, stays.
+ * A dead letter is not wanted any more, either.
+ */
 
-static int
+int
 lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
     struct engine_error *e)
 {
-    int      rc;
-    size_t   size;
-    MDB_val  key, data;
+    if ((row->flags & STORE_DEAD) && lmdb_dead_drop(m, seq, row, e) != 0) {
+        return -1;
+    }
 
     if (lmdb_drop_result(m, seq, row, e) != 0) {
         return -1;
@@ -474,6 +482,20 @@ lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
 
     row->flags = (uint8_t) ((row->flags & ~STORE_HAS_RESULT)
                             | STORE_DISCARDED);
+
+    return lmdb_put_strings(m, seq, row, e);
+}
+
+
+/* The row anew, before the strings that are there. */
+
+int
+lmdb_put_strings(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e)
+{
+    int      rc;
+    size_t   size;
+    MDB_val  key, data;
 
     lmdb_seq_key(&key, &seq);
     rc = mdb_get(m->txn, m->db[LMDB_JOBS], &key, &data);
@@ -497,7 +519,7 @@ lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
 
 /* ENGINE_NOT_FOUND when there is no job of that id. */
 
-static int
+int
 lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
     struct engine_error *e)
 {
@@ -548,7 +570,7 @@ lmdb_cancel(void *self, struct engine_cancel *c, struct engine_error *e)
     case STORE_QUEUED:
     case STORE_RUNNING:
 
-        lmdb_count(m, row.state, STORE_CANCELED);
+        lmdb_count(m, &row, STORE_CANCELED);
 
         c->seq = seq;
         row.state = STORE_CANCELED;
@@ -613,7 +635,7 @@ lmdb_withdraw(void *self, const uint8_t *id, struct engine_error *e)
         return 0;
     }
 
-    lmdb_count_withdrawn(m, row.state);
+    lmdb_count_withdrawn(m, &row);
 
     lmdb_seq_key(&key, &seq);
 

@@ -158,26 +158,57 @@ lmdb_key_give_back(struct lmdb *m, const MDB_val *request, const uint8_t *id,
 }
 
 
+/* Where the key of a settled job stands among those that expire; 0: none. */
+
+static int
+lmdb_key_place(const MDB_val *request, const struct store_job *row,
+    struct store_key_expiry *expiry, uint64_t *at)
+{
+    struct zone_request_key  k;
+
+    if (!lmdb_key_of(request, &k)) {
+        return 0;
+    }
+
+    *at = row->created_ms + (uint64_t) k.ttl_s * 1000;
+    *at = *at > row->expires_ms ? *at : row->expires_ms;
+
+    lmdb_put_big_endian(expiry->expires_ms, *at);
+    memcpy(expiry->key, k.key, ZONE_DIGEST_SIZE);
+
+    return 1;
+}
+
+
 /* The job of this request is settled, and its row written. */
 
 int
 lmdb_key_file(struct lmdb *m, const MDB_val *request,
     const struct store_job *row, struct engine_error *e)
 {
-    uint64_t                  at;
-    MDB_val                   key, data;
-    struct zone_request_key   k;
-    struct store_key_expiry   expiry;
+    int                      rc;
+    uint64_t                 at;
+    MDB_val                  key, data;
+    struct store_key         owner;
+    struct store_key_expiry  expiry;
 
-    if (!lmdb_key_of(request, &k)) {
+    rc = lmdb_key_place(request, row, &expiry, &at);
+
+    if (rc == 0) {
         return 0;
     }
 
-    at = row->created_ms + (uint64_t) k.ttl_s * 1000;
-    at = at > row->expires_ms ? at : row->expires_ms;
+    /* that of a dead letter done again may have gone, and be another's */
 
-    lmdb_put_big_endian(expiry.expires_ms, at);
-    memcpy(expiry.key, k.key, ZONE_DIGEST_SIZE);
+    rc = lmdb_key_get(m, expiry.key, &owner, e);
+
+    if (rc == -1) {
+        return -1;
+    }
+
+    if (rc != 0 || memcmp(owner.id, row->id, ZONE_ID_SIZE) != 0) {
+        return 0;
+    }
 
     key.mv_data = &expiry;
     key.mv_size = sizeof(expiry);
@@ -189,6 +220,27 @@ lmdb_key_file(struct lmdb *m, const MDB_val *request,
     }
 
     return lmdb_put(m, LMDB_KEY_EXPIRY, &key, &data, e);
+}
+
+
+/* The job is to be done again: its key lives on with it. */
+
+int
+lmdb_key_unfile(struct lmdb *m, const MDB_val *request,
+    const struct store_job *row, struct engine_error *e)
+{
+    uint64_t                 at;
+    MDB_val                  key;
+    struct store_key_expiry  expiry;
+
+    if (!lmdb_key_place(request, row, &expiry, &at)) {
+        return 0;
+    }
+
+    key.mv_data = &expiry;
+    key.mv_size = sizeof(expiry);
+
+    return lmdb_del(m, LMDB_KEY_EXPIRY, &key, e);
 }
 
 

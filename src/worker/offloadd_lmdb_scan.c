@@ -37,8 +37,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
     row->message_len = 0;
 
     if (!(row->flags & STORE_AT_MOST_ONCE) || ZONE_MUTANT("once.recover")) {
+        lmdb_count(m, row, STORE_QUEUED);
         row->state = STORE_QUEUED;
-        lmdb_count(m, STORE_RUNNING, STORE_QUEUED);
 
         lmdb_seq_key(&key, &seq);
         data.mv_data = row;
@@ -52,8 +52,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
                  "%u, which may have been sent and is not repeated",
                  row->attempts);
 
+    lmdb_count(m, row, STORE_FAILED);
     row->state = STORE_FAILED;
-    lmdb_count(m, STORE_RUNNING, STORE_FAILED);
 
     row->error = STORE_ERROR_LOST;
     row->finished_ms = clock_ms();
@@ -66,8 +66,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
 
 
 /*
- * The jobs that have a request are those that are not settled; a thousand in
- * a transaction.  Those that are lost lose their request, so the cursor looks
+ * The jobs that have a request are those that are not settled, and the dead
+ * letters; a thousand in a transaction.  Those that are lost lose their request, so the cursor looks
  * for its place each time.
  */
 
@@ -75,7 +75,7 @@ static int
 lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
     struct engine_error *e)
 {
-    int               rc, n;
+    int               rc, n, dead;
     MDB_val           key, data;
     uint64_t          seq;
     MDB_cursor       *cursor;
@@ -97,6 +97,7 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
         memcpy(&seq, key.mv_data, sizeof(seq));
 
         rc = lmdb_get_row(m, m->txn, seq, &row, e);
+        dead = rc == 0 && row.state == STORE_FAILED;
 
         if (rc == 0 && row.state == STORE_RUNNING
             && !ZONE_MUTANT("recover.running"))
@@ -105,7 +106,7 @@ lmdb_recover_some(struct lmdb *m, uint64_t *from, engine_scan scan, void *ctx,
         }
 
         if (rc == 0 && (row.state == STORE_QUEUED
-                        || row.state == STORE_FAILED))
+                        || (row.state == STORE_FAILED && !dead)))
         {
             rc = scan(ctx, seq, &row);
         }
@@ -209,7 +210,8 @@ lmdb_wants_body(void *self, const uint8_t *id)
     rc = lmdb_lookup(self, id, &seq, &row);
 
     return rc == 0 || (rc == 1 && (row.state == STORE_QUEUED
-                                   || row.state == STORE_RUNNING));
+                                   || row.state == STORE_RUNNING
+                                   || (row.flags & STORE_DEAD)));
 }
 
 
@@ -307,8 +309,12 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
         return -1;
     }
 
+    if ((row.flags & STORE_DEAD) && lmdb_dead_drop(m, seq, &row, e) != 0) {
+        return -1;
+    }
+
     if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
-        lmdb_count(m, row.state, STORE_EXPIRED);
+        lmdb_count(m, &row, STORE_EXPIRED);
 
         row.state = STORE_EXPIRED;
         row.flags = 0;
@@ -320,7 +326,7 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
         return lmdb_finish(m, seq, &row, sizeof(row), e);
     }
 
-    lmdb_count_purged(m, row.state);
+    lmdb_count_purged(m, &row);
 
     key.mv_data = row.id;
     key.mv_size = ZONE_ID_SIZE;

@@ -265,6 +265,7 @@ loop_signal(struct offloadd *d)
 
         case SIGUSR1:
             log_tick();
+            orders_read(d);
             break;
 
         case SIGCONT:
@@ -491,6 +492,10 @@ loop_timeout(struct offloadd *d)
         at = d->sched.paced_until;
     }
 
+    if (deadline_next(d) < at) {
+        at = deadline_next(d);
+    }
+
     due = queues_wake(&d->sched.queues);
 
     if (due != UINT64_MAX && (due + 999) / 1000 < at) {
@@ -559,6 +564,7 @@ loop_run(struct offloadd *d)
             attempt_hand_back(d);
         }
 
+        deadline_run(d);
         sched_dispatch(d);
         loop_flush(d);
         sched_publish(d);

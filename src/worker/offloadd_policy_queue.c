@@ -55,55 +55,13 @@ static const struct policy_key  retry_keys[] = {
     { "methods", POLICY_OTHER, 0, 0, 0, 1 },
 };
 
-/* "connect", "timeout", "503": -1: there is no such condition. */
-
-static int
-retry_condition(struct retry_policy *p, const char *word)
-{
-    uint32_t  bit;
-
-    if (strcmp(word, "connect") == 0) {
-        bit = RETRY_CONNECT;
-
-    } else if (strcmp(word, "timeout") == 0) {
-        bit = RETRY_TIMEOUT;
-
-    } else if (strlen(word) == 3 && (word[0] == '4' || word[0] == '5')
-               && strspn(word, "0123456789") == 3)
-    {
-        bit = (uint32_t) atoi(word) - 400;
-
-    } else {
-        return -1;
-    }
-
-    p->on[bit / 64] |= 1ull << bit % 64;
-
-    return 0;
-}
-
-
 /* As if nobody had written an offload_queue for it. */
 
 static void
 queue_defaults(struct queue_policy *q)
 {
-    size_t  i;
-
-    static const char *const  on[] = {
-        "connect", "timeout", "429", "502", "503", "504"
-    };
-
     memset(q, 0, sizeof(*q));
-    q->retry.max = 5;
-    q->retry.jitter = 1;
-    q->retry.backoff_ms = 1000;
-    q->retry.backoff_max_ms = 300000;
-
-    for (i = 0; i < ARRAY_LENGTH(on); i++) {
-        (void) retry_condition(&q->retry, on[i]);
-    }
-
+    q->retry = retry_default;
     q->dead_ttl_s = 7 * 86400;
 }
 
@@ -134,7 +92,7 @@ queue_retry_on(struct retry_policy *p, const json_t *on, const char *name,
     for (i = 0; i < json_array_size(on); i++) {
         text = json_string_value(json_array_get(on, i));
 
-        if (text == NULL || retry_condition(p, text) != 0) {
+        if (text == NULL || retry_on(p, text) != 0) {
             (void) snprintf(e->text, sizeof(e->text),
                             "%s: \"on\" has \"%.64s\", must have \"connect\", "
                             "\"timeout\" and statuses, \"400\" to \"599\"",

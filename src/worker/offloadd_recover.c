@@ -102,6 +102,10 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
     job->priority = row->priority < FAIR_LEVELS ? row->priority
                                                 : FAIR_LEVELS - 1;
 
+    if (deadline_add(ctx->daemon, seq, row->deadline_ms) != 0) {
+        return -1;
+    }
+
     ctx->jobs++;
     ctx->attempted += row->attempts > 0;
 

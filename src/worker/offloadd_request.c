@@ -124,7 +124,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
 {
     int             i, len;
     char            id[ZONE_ID_TEXT];
-    size_t          at[3];
+    size_t          at[4];
     struct replay  *r = &a->replay;
 
     r->text.len = 0;
@@ -135,7 +135,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
 
     zone_id_format(id, a->op.row.id);
 
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 4; i++) {
         char   *to = (char *) r->text.data + r->text.len;
         size_t  room = r->text.cap - r->text.len;
 
@@ -147,6 +147,10 @@ request_own_lines(struct attempt *a, uint32_t *n)
             len = snprintf(to, room, "Idempotency-Key: %.*s", ZONE_ID_TEXT,
                            id);
 
+        } else if (i == 2) {
+            len = snprintf(to, room, "Offload-Depth: %u",
+                           r->view.fixed.depth);
+
         } else {
             len = snprintf(to, room, "Offload-Job-Id: %.*s %.*s",
                            ZONE_ID_TEXT, id, (int) r->view.context.len,
@@ -157,7 +161,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
         r->text.len += (size_t) len + 1;        /* with its NUL */
     }
 
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 4; i++) {
         if (i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY)) {
             continue;
         }

@@ -60,6 +60,9 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
     r->err = 0;
     r->complete = 0;
     r->refused = 0;
+    r->upstream = RETRY_END_ANSWER;
+    r->no_retry = 0;
+    r->retry_after_at = 0;
     r->too_large = 0;
     r->finished = 0;
 }
@@ -283,6 +286,36 @@ result_is_dropped(const struct result *r, const char *name, size_t len)
 
 
 static int
+result_is(const char *line, size_t len, const char *name)
+{
+    return strlen(name) == len && strncasecmp(line, name, len) == 0;
+}
+
+
+/* What nginx and the backend say about the answer rather than in it. */
+
+static void
+result_note(struct result *r, const char *line, size_t len,
+    const char *value)
+{
+    if (result_is(line, len, "Offload-Replay")) {
+        r->refused = strcmp(value, "refused") == 0;
+
+    } else if (result_is(line, len, "Offload-Upstream")) {
+        r->upstream = strcmp(value, "connect") == 0 ? RETRY_END_CONNECT
+                      : strcmp(value, "timeout") == 0 ? RETRY_END_TIMEOUT
+                                                      : RETRY_END_CUT;
+
+    } else if (result_is(line, len, "Offload-No-Retry")) {
+        r->no_retry = value[0] == '1';
+
+    } else if (result_is(line, len, "Retry-After")) {
+        r->retry_after_at = (uint32_t) (value - (const char *) r->raw.data);
+    }
+}
+
+
+static int
 result_keep(struct result *r, const char *line)
 {
     size_t       len;
@@ -296,11 +329,7 @@ result_keep(struct result *r, const char *line)
     len = (size_t) (value++ - line);
     value += strspn(value, " \t");
 
-    if (len == 14 && strncasecmp(line, "Offload-Replay", len) == 0
-        && strcmp(value, "refused") == 0)
-    {
-        r->refused = 1;
-    }
+    result_note(r, line, len, value);
 
     if (result_is_dropped(r, line, len)) {
         return 0;
@@ -312,9 +341,7 @@ result_keep(struct result *r, const char *line)
         return -1;
     }
 
-    if (r->type_len == 0 && len == 12
-        && strncasecmp(line, "Content-Type", len) == 0)
-    {
+    if (r->type_len == 0 && result_is(line, len, "Content-Type")) {
         len = strlen(value);
         r->type_at = (uint32_t) r->headers.len;
         r->type_len = len < STORE_TYPE_MAX ? (uint32_t) len : STORE_TYPE_MAX;

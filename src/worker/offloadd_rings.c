@@ -81,7 +81,7 @@ rings_init(struct store *s, struct engine_error *e)
 {
     int                   rc;
     uint32_t              i;
-    struct engine_turned  none = { 0, 0, 0 };
+    struct engine_turned  none = { 0, 0, 0, 0 };
 
     s->rings = calloc(1, rings_size(s));
 
@@ -145,7 +145,7 @@ rings_drained(struct store *s, struct engine_error *e)
     uint64_t              end;
     struct drain_item    *item;
     struct store_ring    *ring;
-    struct engine_turned  turned = { 0, 0, 0 };
+    struct engine_turned  turned = { 0, 0, 0, 0 };
 
     rc = s->nitems ? rings_known(s, e) : ENGINE_NOT_FOUND;
 
@@ -174,6 +174,7 @@ rings_drained(struct store *s, struct engine_error *e)
         turned.withdrawn += item->kind == DRAIN_WITHDRAWN;
         turned.rejected += item->kind == DRAIN_REJECT;
         turned.duplicates += item->kind == DRAIN_DUPLICATE;
+        turned.limited += item->kind == DRAIN_LIMITED;
     }
 
     return fresh ? s->engine->put_rings(s->self, s->rings, rings_size(s),

@@ -175,6 +175,7 @@ sched_new_job(struct offloadd *d, struct store_event *ev)
     job->fair = ev->fair;
     job->queue = ev->queue;
     job->priority = (uint8_t) ev->priority;
+    (void) deadline_add(d, ev->seq, ev->deadline_ms);
 
     if (job->has_slot && sched_short_of_slots(d, ev->lane)) {
         sched_free_slot(d, i);
@@ -311,6 +312,11 @@ static void
 sched_op(struct offloadd *d, struct store_op *op)
 {
     struct attempt  *a = (struct attempt *) op;
+
+    if (op->type >= STORE_OP_REDRIVE) {
+        dead_stored(d, op);
+        return;
+    }
 
     if (op->type == STORE_OP_CONTROL || op->type == STORE_OP_READ) {
         control_op_done(d, op);

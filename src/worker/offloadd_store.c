@@ -304,7 +304,10 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
             return -1;
         }
 
-        op->row.expires_ms = op->row.finished_ms + atomic_load(&s->ttl_ms);
+        op->row.expires_ms = op->row.finished_ms
+                             + (op->row.flags & STORE_DEAD
+                                ? op->dead_ttl_ms
+                                : atomic_load(&s->ttl_ms));
         rc = s->engine->settle(s->self, op, e);
         break;
 
@@ -315,6 +318,31 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
 
     case STORE_OP_CONTROL:
         return control_op_apply(s, op, e);
+
+    case STORE_OP_OVERDUE:
+        ZONE_FAILPOINT("overdue.before-commit");
+        op->row.expires_ms = op->row.finished_ms + atomic_load(&s->ttl_ms);
+        rc = s->engine->overdue(s->self, op, clock_ms(), e);
+        break;
+
+    case STORE_OP_REDRIVE:
+        ZONE_FAILPOINT("redrive.before-commit");
+        rc = s->engine->redrive(s->self, op, clock_ms(), e);
+        break;
+
+    case STORE_OP_PURGE:
+        ZONE_FAILPOINT("purge.before-commit");
+        rc = s->engine->purge(s->self, op, e);
+        break;
+
+    case STORE_OP_SHOW:
+        rc = s->engine->show(s->self, op, e);
+        break;
+
+    case STORE_OP_LIST:
+        rc = s->engine->list(s->self, op->list, e);
+        break;
+
 
     default:                                    /* STORE_OP_ANSWER */
         op->result = STORE_OP_DONE;
@@ -361,6 +389,15 @@ store_failpoints(struct store *s)
             break;
         case STORE_OP_CONTROL:
             ZONE_FAILPOINT("control.after-commit");
+            break;
+        case STORE_OP_OVERDUE:
+            ZONE_FAILPOINT("overdue.after-commit");
+            break;
+        case STORE_OP_REDRIVE:
+            ZONE_FAILPOINT("redrive.after-commit");
+            break;
+        case STORE_OP_PURGE:
+            ZONE_FAILPOINT("purge.after-commit");
             break;
         default:
             break;

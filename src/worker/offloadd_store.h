@@ -16,7 +16,12 @@ enum store_op_type {
     STORE_OP_REQUEUE,                           /* running -> queued */
     STORE_OP_ANSWER,                            /* a CQ entry to post */
     STORE_OP_CONTROL,                           /* see offloadd_control.h, */
-    STORE_OP_READ                               /* beside transactions */
+    STORE_OP_READ,                              /* beside transactions */
+    STORE_OP_OVERDUE,                           /* queued -> failed */
+    STORE_OP_REDRIVE,                           /* dead -> queued */
+    STORE_OP_PURGE,                             /* a dead letter's end */
+    STORE_OP_SHOW,                              /* one of them */
+    STORE_OP_LIST                               /* and many */
 };
 
 enum store_op_result {
@@ -37,14 +42,17 @@ struct store_op {
      * The job's row.  START fills it in as it is from then on; SETTLE takes
      * state, error, strikes, http_status, finished_ms and result_size from
      * it, REQUEUE strikes and not_before_ms; attempts is the lease of both.
+     * REDRIVE, PURGE and SHOW find the job by row.id, and fill in seq and row.
      */
     struct store_job         row;
-    struct buf               request;           /* START: its copy */
+    struct buf               request;           /* START, SHOW: its copy */
 
     const char              *type_text;         /* SETTLE: row.type_len */
     const char              *message;           /* SETTLE: message_len */
     const struct buf        *headers;           /* SETTLE: NULL: no result */
     const struct buf        *body;              /* SETTLE: inline, or NULL */
+    uint64_t                 dead_ttl_ms;       /* SETTLE: a dead letter's */
+    struct dead_list        *list;              /* LIST */
 
     int                      has_queue;         /* with it: the row of its
                                                    queue */
@@ -52,6 +60,25 @@ struct store_op {
 
     uint32_t                 lane;              /* ANSWER */
     struct zone_completion   answer;
+};
+
+/* Dead letters, a page of them: those behind `queue`, `seq`, which become the
+ * last one's.  Queue by queue, in each the oldest first. */
+
+struct dead_entry {
+    uint64_t          seq;
+    struct store_job  row;
+    char              type[STORE_TYPE_MAX + 1];
+    char              message[STORE_MESSAGE_MAX + 1];
+};
+
+struct dead_list {
+    uint32_t           one_queue;               /* no other than `queue` */
+    uint64_t           queue;                   /* its hash */
+    uint64_t           seq;                     /* 0: from the first on */
+    uint32_t           max;
+    uint32_t           n;                       /* out */
+    struct dead_entry *entries;                 /* room for max */
 };
 
 enum store_event_type {
@@ -79,6 +106,7 @@ struct store_event {
     uint64_t         not_before_ms;
     uint32_t         queue;
     uint32_t         priority;
+    uint64_t         deadline_ms;               /* JOB, SLOT; 0: none */
 };
 
 /* All that one commit made true: events first, then operations. */
@@ -104,6 +132,8 @@ struct store_batch {
 #define ENGINE_DUPLICATE      4                 /* insert: its key is another
                                                    job's, */
 #define ENGINE_CONFLICT       5                 /* of other content */
+#define ENGINE_LIMITED        6                 /* insert: its queue is full, */
+#define ENGINE_LIMITED_KEY    7                 /* or holds enough of its key */
 
 struct engine_error {
     int   err;                                  /* errno or the engine's */
@@ -147,6 +177,7 @@ struct engine_turned {
     uint64_t  rejected;
     uint64_t  withdrawn;
     uint64_t  duplicates;                       /* and conflicts */
+    uint64_t  limited;
 };
 
 typedef int (*engine_queue)(void *ctx, const struct store_queue *row);
@@ -173,6 +204,20 @@ struct engine {
     int       (*settle)(void *self, struct store_op *op,
                    struct engine_error *e);
     int       (*requeue)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    /* A job that waited until its deadline: as SETTLE.  STALE when it has
+     * none, or more time; then the row is as it is. */
+    int       (*overdue)(void *self, struct store_op *op, uint64_t now_ms,
+                   struct engine_error *e);
+    /* Dead letters: STALE when it is none, NOT_FOUND when there is no such
+     * job.  One that is queued already has been driven again. */
+    int       (*redrive)(void *self, struct store_op *op, uint64_t now_ms,
+                   struct engine_error *e);
+    int       (*purge)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*show)(void *self, struct store_op *op,
+                   struct engine_error *e);
+    int       (*list)(void *self, struct dead_list *list,
                    struct engine_error *e);
     int       (*cancel)(void *self, struct engine_cancel *c,
                    struct engine_error *e);
@@ -244,7 +289,8 @@ struct drain_item {
     uint64_t              seq;
     struct store_job      row;
     struct attempt       *attempt;
-    uint32_t              result;               /* CANCEL, DUPLICATE: answer */
+    uint32_t              result;               /* CANCEL, DUPLICATE,
+                                                   LIMITED: answer */
     uint8_t               first[ZONE_ID_SIZE];  /* DUPLICATE: that job */
 };
 
@@ -347,6 +393,7 @@ enum drain_kind {
     DRAIN_REJECT,                               /* not a request */
     DRAIN_WITHDRAWN,                            /* nobody waits any more */
     DRAIN_DUPLICATE,                            /* its key is another job's */
+    DRAIN_LIMITED,                              /* its queue is full */
     DRAIN_WATCH
 };
 

@@ -243,6 +243,8 @@ enum zone_completion_result {
     ZONE_ARMED,                                 /* WATCH: from now on */
     ZONE_DUPLICATE,                             /* JOB: it is `job` again */
     ZONE_CONFLICT,                              /* JOB: a key used otherwise */
+    ZONE_LIMITED,                               /* JOB: its queue is full, */
+    ZONE_LIMITED_KEY,                           /* or holds enough of its key */
     ZONE_RESULTS
 };
 

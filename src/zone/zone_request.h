@@ -44,15 +44,21 @@ struct zone_request {
                                                kept variables; opaque, token
                                                characters and spaces */
     uint32_t  headers_len;
-    uint64_t  fair;                         /* hash of its key; 0: none */
+    uint64_t  fair;                         /* zone_key_hash(); 0: none */
     uint32_t  delay_s;                      /* not to be started before */
     uint8_t   priority;                     /* 0 to 9, 9 first */
     uint8_t   depth;                        /* in a chain, from 1 */
     uint8_t   pad[2];
+    uint64_t  limit_key;                    /* zone_key_hash(); 0: none */
+    uint32_t  limit_queued;                 /* of the queue; 0: no limit */
+    uint32_t  limit_per_key;                /* of them with its limit_key */
+    uint32_t  deadline_s;                   /* from created_ms; 0: none */
+    uint32_t  spare2;
 };
 
-_Static_assert(sizeof(struct zone_request) == 56, "zone_request");
+_Static_assert(sizeof(struct zone_request) == 80, "zone_request");
 _Static_assert(offsetof(struct zone_request, fair) == 40, "fair");
+_Static_assert(offsetof(struct zone_request, limit_key) == 56, "limit_key");
 _Static_assert(offsetof(struct zone_request, uri_len) == 24, "uri_len");
 
 /*
@@ -89,7 +95,7 @@ struct zone_request_view {
     struct zone_str          body;          /* empty with BODY_FILE */
 };
 
-/* FNV-1a: a queue's name as it stands in rows. */
+/* FNV-1a: a queue's name as it stands in rows, the text of a key (0: none). */
 
 static inline uint32_t
 zone_queue_hash(const void *name, size_t len)
@@ -103,6 +109,20 @@ zone_queue_hash(const void *name, size_t len)
     }
 
     return h;
+}
+
+static inline uint64_t
+zone_key_hash(const void *text, size_t len)
+{
+    size_t          i;
+    uint64_t        h;
+    const uint8_t  *p = text;
+
+    for (i = 0, h = 14695981039346656037ull; i < len; i++) {
+        h = (h ^ p[i]) * 1099511628211ull;
+    }
+
+    return len == 0 ? 0 : h ? h : 1;
 }
 
 /* Bytes of the payload, fixed part and body included. */

@@ -12,11 +12,12 @@
  *      ids        job id, 16 bytes -> seq
  *      jobs       seq -> struct store_job + its strings
  *      requests   seq -> struct zone_request + its strings; gone once the
- *                 job is settled
+ *                 job is settled, unless it is a dead letter
  *      results    seq -> struct store_result + headers + inline body
  *      expiry     store_expiry_key -> nothing
  *      keys       digest of an idempotency key -> struct store_key
  *      key_expiry store_key_expiry -> nothing; once the key's job is settled
+ *      dead       store_dead_key -> nothing: each dead letter
  *
  * seq is a uint64_t in native byte order (MDB_INTEGERKEY), given out in order
  * of acceptance, from 1.  Settled jobs keep their row in `jobs` until they
@@ -52,6 +53,7 @@
 #define STORE_DB_EXPIRY       "expiry"
 #define STORE_DB_KEYS         "keys"
 #define STORE_DB_KEY_EXPIRY   "key_expiry"
+#define STORE_DB_DEAD         "dead"
 #define STORE_DBS             16
 
 enum store_state {
@@ -74,12 +76,16 @@ enum store_error {
     STORE_ERROR_LOST,                           /* "lost": at most once */
     STORE_ERROR_RESULT,                         /* "result-not-stored" */
     STORE_ERROR_REQUEST,                        /* "request-lost" */
+    STORE_ERROR_EXHAUSTED,                      /* "exhausted" */
+    STORE_ERROR_EXPIRED,                        /* "expired" */
     STORE_ERRORS
 };
 
 #define STORE_HAS_RESULT      0x01              /* a row in results */
 #define STORE_DISCARDED       0x02              /* deleted by the client */
 #define STORE_AT_MOST_ONCE    0x04              /* see zone_request.h */
+#define STORE_DEAD            0x20              /* FAILED, and its request is
+                                                   kept: a dead letter */
 
 struct store_job {
     uint16_t  layout;
@@ -102,14 +108,17 @@ struct store_job {
     uint16_t  http_status;                      /* of the backend; 0: none */
     uint16_t  type_len;                         /* Content-Type follows */
     uint16_t  message_len;                      /* then the error's message */
-    uint16_t  spare[3];
+    uint16_t  failures;                         /* attempts that failed */
+    uint16_t  spare[2];
     uint64_t  fair;                             /* as in its request */
     uint32_t  queue;                            /* zone_queue_hash() */
     uint8_t   priority;
     uint8_t   pad[3];
+    uint64_t  limit_key;                        /* as in its request */
+    uint64_t  deadline_ms;                      /* unix time; 0: none */
 };
 
-_Static_assert(sizeof(struct store_job) == 120, "store_job");
+_Static_assert(sizeof(struct store_job) == 136, "store_job");
 _Static_assert(offsetof(struct store_job, fair) == 104, "fair");
 _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
@@ -151,6 +160,14 @@ struct store_expiry_key {
 
 _Static_assert(sizeof(struct store_expiry_key) == 16, "store_expiry_key");
 
+/* Big endian: all of one queue stand together, the oldest first. */
+struct store_dead_key {
+    uint8_t   queue[8];
+    uint8_t   seq[8];
+};
+
+_Static_assert(sizeof(struct store_dead_key) == 16, "store_dead_key");
+
 
 /* Whose key it is; the job may have expired before it. */
 
@@ -184,9 +201,10 @@ struct store_counters {
     uint64_t  rejected;                         /* were no requests */
     uint64_t  duplicates;                       /* had a key that was taken:
                                                    no jobs of their own */
+    uint64_t  limited;                          /* found their queue full */
 };
 
-_Static_assert(sizeof(struct store_counters) == 96, "store_counters");
+_Static_assert(sizeof(struct store_counters) == 104, "store_counters");
 _Static_assert(offsetof(struct store_counters, jobs) == 8, "jobs");
 
 /* Accepted, and nowhere to be found: 0. */

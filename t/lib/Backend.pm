@@ -8,7 +8,7 @@ package Backend;
 #     chunked=1     without a length        gzip=1        with an encoding
 #     h=Name:value  one more header line    type=t        of the content
 #     close=head    closed after the header; close=body: half-way the body
-#     cut=n         attempts 1..n only: like close=, or without any answer
+#     cut=n         attempts 1..n only: close=, status=, h=, or no answer
 #
 # Without size= the answer is a JSON document that says what was received.
 # It speaks HTTP/1.x, FastCGI, SCGI and uwsgi, one port each.  The journal has
@@ -510,14 +510,14 @@ sub _request {
     }
 
     _note('request', $req);
-
     my ($attempt) = map { $_->[1] } grep { lc $_->[0] eq 'offload-attempt' }
                     @{ $req->{headers} };
 
     if ($q{cut} && ($attempt // 1) > $q{cut}) {
-        delete $q{close};
+        delete @q{qw(close status)};
+        @more = ();
 
-    } elsif ($q{cut} && !$q{close}) {
+    } elsif ($q{cut} && !$q{close} && !$q{status}) {
         $c->{cut} = 1;
         return _close($c);
     }

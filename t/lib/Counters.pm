@@ -63,7 +63,7 @@ sub unaccounted {
                                    : (),
             $store->{jobs} != $sum - $store->{purged}
                 ? "$store->{jobs} rows in the store" : (),
-            $store->{requests} != $c->{queued} + $c->{running}
+            $store->{requests} != $c->{queued} + $c->{running} + $store->{dead}
                 ? "$store->{requests} requests in the store" : ());
 }
 

@@ -196,7 +196,10 @@ sub story_slots {
         'and drops nothing';
     $back->open_gate('slots');
     turn($n, 'slots');
-    is scalar(map { seen("/slots/$_?gate=slots") } 1 .. 3), 3, 'all are done';
+    Offload::wait_until(20, sub { !$n->figures->{slots} })
+        or fail('all are settled');
+    is scalar(grep { seen("/slots/$_?gate=slots") } 1 .. 3), 3,
+        'all are done';
 }
 
 

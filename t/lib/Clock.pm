@@ -1,0 +1,67 @@
+package Clock;
+
+# The clocks of an offloadd that was built with failpoints, as a test wants
+# them: only ever ahead of the machine's, and the more the further a test has
+# come.  What should happen hours later is so seen at once, by the same code.
+
+use strict;
+use warnings;
+
+use Offload;
+
+
+# For offloadds started by hand: by_hand(undef, $clock->env).
+
+sub new {
+    my ($class, $n) = @_;
+    my $self = bless { n => $n, file => "$n->{prefix}/clock", ms => 0 },
+               $class;
+
+    $self->_write;
+    chmod 0644, $self->{file};
+
+    return $self;
+}
+
+
+sub env { (OFFLOAD_TEST_CLOCK => $_[0]{file}) }
+
+
+sub ahead {
+    my ($self, $seconds) = @_;
+
+    $self->{ms} += $seconds * 1000;
+    $self->_write;
+    wake($self->{n});
+}
+
+
+# In place: it is mapped.
+
+sub _write {
+    my ($self) = @_;
+
+    open my $fh, -e $self->{file} ? '+<' : '>', $self->{file}
+        or die "$self->{file}: $!\n";
+    syswrite $fh, pack 'Q', $self->{ms};
+}
+
+
+sub wake { my ($n) = @_; kill 'USR1', $n->offloadds }
+
+
+# What offloadd is asked for, as lines: see offloadd_orders.c.
+
+sub order {
+    my ($n, @lines) = @_;
+    my $file = "$n->{zone_dir}/orders";
+
+    Offload::write_file("$file.new", join '', map { "$_\n" } @lines);
+    chmod 0666, "$file.new";
+    rename "$file.new", $file or die "$file: $!\n";
+    wake($n);
+
+    Offload::wait_until(10, sub { !-e $file }) or die "$file is not read\n";
+}
+
+1;
