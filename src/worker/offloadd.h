@@ -70,7 +70,10 @@
  *      offloadd_control_route.c  the same: paths, arguments
  *      offloadd_control_op.c  the same: what the store is asked for
  *      offloadd_control_zone.c  the same: the zone, pause and resume
+ *      offloadd_control_queue.c  the same: queues
  *      offloadd_control_job.c  the same: one job
+ *      offloadd_control_dead.c  the same: all dead letters
+ *      offloadd_control_letter.c  the same: one of them
  */
 
 #ifndef OFFLOADD_H
@@ -431,6 +434,8 @@ int dead_submit(struct offloadd *d, uint32_t type, const uint8_t *id,
 int dead_submit_list(struct offloadd *d, struct dead_list *list,
     dead_done done, void *ctx);
 void dead_stored(struct offloadd *d, struct store_op *op);
+/* A redrive is committed: STALE if it was none. */
+void dead_redriven(struct offloadd *d, struct store_op *op);
 
 
 /* offloadd_orders.c */

@@ -30,42 +30,48 @@ static const char *const  control_states[STORE_STATES] = {
 
 /* Bytes from anywhere: what is no UTF-8 is shown by question marks. */
 
-static json_t *
-control_text(const char *text)
+json_t *
+control_text(const char *text, size_t n)
 {
-    char    *p, copy[STORE_TYPE_MAX + STORE_MESSAGE_MAX];
+    char    *copy;
+    size_t   i;
     json_t  *s;
 
-    s = json_string(text);
+    s = json_stringn(text, n);
     if (s) {
         return s;
     }
 
-    (void) snprintf(copy, sizeof(copy), "%s", text);
-
-    for (p = copy; *p; p++) {
-        if ((unsigned char) *p >= 0x80) {
-            *p = '?';
-        }
+    copy = malloc(n + 1);
+    if (copy == NULL) {
+        return NULL;
     }
 
-    return json_string(copy);
+    for (i = 0; i < n; i++) {
+        copy[i] = (unsigned char) text[i] < 0x80 ? text[i] : '?';
+    }
+
+    s = json_stringn(copy, n);
+    free(copy);
+
+    return s;
 }
 
 
 static void
-control_job_settled(json_t *o, const struct engine_look *v)
+control_job_settled(json_t *o, const struct store_job *row, const char *type,
+    const char *message)
 {
-    json_t                  *part;
-    const struct store_job  *row = &v->row;
+    json_t  *part;
 
     if (row->http_status) {
         part = json_pack("{s:i, s:I, s:b}", "status", (int) row->http_status,
                          "length", (json_int_t) row->result_size, "stored",
                          (row->flags & STORE_HAS_RESULT) != 0);
 
-        if (v->type[0]) {
-            json_object_set_new(part, "content_type", control_text(v->type));
+        if (type[0]) {
+            json_object_set_new(part, "content_type",
+                                control_text(type, strlen(type)));
         }
 
         json_object_set_new(o, "response", part);
@@ -74,8 +80,9 @@ control_job_settled(json_t *o, const struct engine_look *v)
     if (row->error > 0 && row->error < STORE_ERRORS) {
         part = json_pack("{s:s}", "code", attempt_errors[row->error]);
 
-        if (v->message[0]) {
-            json_object_set_new(part, "message", control_text(v->message));
+        if (message[0]) {
+            json_object_set_new(part, "message",
+                                control_text(message, strlen(message)));
         }
 
         json_object_set_new(o, "error", part);
@@ -83,12 +90,15 @@ control_job_settled(json_t *o, const struct engine_look *v)
 }
 
 
-static json_t *
-control_job_document(const struct engine_look *v)
+/* The queue it is in now: the default one when its own is not there. */
+
+json_t *
+control_job_document(struct offloadd *d, const struct store_job *row,
+    const char *type, const char *message)
 {
-    char                     id[ZONE_ID_TEXT + 1];
-    json_t                  *o;
-    const struct store_job  *row = &v->row;
+    char           id[ZONE_ID_TEXT + 1];
+    json_t        *o;
+    struct queue  *q;
 
     zone_id_format(id, row->id);
     id[ZONE_ID_TEXT] = '\0';
@@ -101,6 +111,9 @@ control_job_document(const struct engine_look *v)
         return NULL;
     }
 
+    q = queues_find(&d->sched.queues, row->queue);
+    json_object_set_new(o, "queue", json_string(q->conf.name));
+    json_object_set_new(o, "priority", json_integer(row->priority));
     json_object_set_new(o, "delivery",
                         json_string(row->flags & STORE_AT_MOST_ONCE
                                     ? "at-most-once" : "at-least-once"));
@@ -109,20 +122,25 @@ control_job_document(const struct engine_look *v)
     (void) control_time(o, "started_at", row->started_ms);
     (void) control_time(o, "finished_at", row->finished_ms);
     (void) control_time(o, "expires_at", row->expires_ms);
+    (void) control_time(o, "deadline_at", row->deadline_ms);
+
+    if (row->flags & STORE_DEAD) {
+        json_object_set_new(o, "dead", json_true());
+    }
 
     if (row->state == STORE_QUEUED) {
         (void) control_time(o, "next_attempt_at", row->not_before_ms);
     }
 
     if (row->state > STORE_RUNNING) {
-        control_job_settled(o, v);
+        control_job_settled(o, row, type, message);
     }
 
     return o;
 }
 
 
-static void
+void
 control_job_unknown(struct control_request *r)
 {
     control_problem(r, 404, "job-not-found", "No such job",
@@ -163,8 +181,6 @@ control_job_got(struct offloadd *d, struct control_op *op)
 {
     struct control_job  *j = (struct control_job *) op;
 
-    (void) d;
-
     if (op->request == NULL) {
         return;
     }
@@ -183,7 +199,9 @@ control_job_got(struct offloadd *d, struct control_op *op)
         return;
     }
 
-    control_answer(op->request, 200, control_job_document(&j->look));
+    control_answer(op->request, 200,
+                   control_job_document(d, &j->look.row, j->look.type,
+                                        j->look.message));
 }
 
 

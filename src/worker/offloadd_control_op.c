@@ -145,11 +145,20 @@ control_op_apply(struct store *s, struct store_op *op,
 }
 
 
+/* A write is the first of its list until all is done: done() may add one. */
+
 void
 control_op_done(struct offloadd *d, struct store_op *op)
 {
     int                 wrote = op->type == STORE_OP_CONTROL;
     struct control_op  *c = (struct control_op *) op;
+
+    if (c->failed && c->request) {
+        control_request_late(c->request);
+
+    } else {
+        c->done(d, c);
+    }
 
     if (wrote) {
         d->control.writes = c->next;
@@ -157,13 +166,6 @@ control_op_done(struct offloadd *d, struct store_op *op)
         if (c->next == NULL) {
             d->control.writes_last = &d->control.writes;
         }
-    }
-
-    if (c->failed && c->request) {
-        control_request_late(c->request);
-
-    } else {
-        c->done(d, c);
     }
 
     control_op_free(d, c);

@@ -17,8 +17,20 @@ static const struct control_route  control_routes[] = {
     { "POST", "/v1/zone/pause", 0, control_zone_pause },
     { "POST", "/v1/zone/resume", 0, control_zone_resume },
     { "POST", "/v1/zone/drain", 0, control_zone_drain },
+    { "GET", "/v1/queues", 0, control_queues },
+    { "GET", "/v1/queues/*", 0, control_queue },
+    { "POST", "/v1/queues/*/pause", 0, control_queue_pause },
+    { "POST", "/v1/queues/*/resume", 0, control_queue_resume },
+    { "POST", "/v1/queues/*/drain", 0, control_queue_drain },
     { "GET", "/v1/jobs/*", 0, control_job },
     { "DELETE", "/v1/jobs/*", 0, control_job_cancel },
+    { "GET", "/v1/dead",
+      CONTROL_ARG_QUEUE|CONTROL_ARG_AFTER|CONTROL_ARG_LIMIT, control_dead },
+    { "DELETE", "/v1/dead", CONTROL_ARG_QUEUE, control_dead_purge },
+    { "POST", "/v1/dead/redrive", CONTROL_ARG_QUEUE, control_dead_redrive },
+    { "GET", "/v1/dead/*", 0, control_letter },
+    { "DELETE", "/v1/dead/*", 0, control_letter_purge },
+    { "POST", "/v1/dead/*/redrive", 0, control_letter_redrive },
 };
 
 

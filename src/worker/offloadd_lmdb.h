@@ -200,6 +200,7 @@ int lmdb_wants_body(void *self, const uint8_t *id);
 int lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt);
 
 /* offloadd_lmdb_control.c */
+int lmdb_read_begin(struct lmdb *m, MDB_txn **txn, struct engine_error *e);
 int lmdb_counters(void *self, struct store_counters *c,
     struct engine_error *e);
 int lmdb_look(void *self, struct engine_look *v, struct engine_error *e);

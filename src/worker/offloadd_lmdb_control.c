@@ -10,7 +10,7 @@
 #include <string.h>
 
 
-static int
+int
 lmdb_read_begin(struct lmdb *m, MDB_txn **txn, struct engine_error *e)
 {
     int  rc;
@@ -166,6 +166,91 @@ lmdb_look_row(struct lmdb *m, MDB_txn *txn, struct engine_look *v,
 }
 
 
+/*
+ * Copied without its inline body, and with that said to be in a file: so it
+ * is a payload that zone_request_parse() understands.
+ */
+
+static int
+lmdb_look_request(struct lmdb *m, MDB_txn *txn, struct engine_look *v,
+    struct engine_error *e)
+{
+    int                       rc;
+    size_t                    n;
+    MDB_val                   key, data;
+    struct zone_request       fixed;
+    struct zone_request_view  view;
+
+    lmdb_seq_key(&key, &v->seq);
+    rc = mdb_get(txn, m->db[LMDB_REQUESTS], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        return 0;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    if (zone_request_parse(&view, data.mv_data, data.mv_size) != NULL) {
+        return lmdb_fail(e, MDB_CORRUPTED, STORE_DB_REQUESTS);
+    }
+
+    n = data.mv_size - view.body.len;
+    fixed = view.fixed;
+    fixed.flags |= ZONE_REQUEST_BODY_FILE;
+
+    if (buf_append(&v->request, data.mv_data, n) != 0) {
+        return lmdb_fail(e, ENOMEM, STORE_DB_REQUESTS);
+    }
+
+    memcpy(v->request.data, &fixed, sizeof(fixed));
+
+    return 0;
+}
+
+
+static int
+lmdb_look_result(struct lmdb *m, MDB_txn *txn, struct engine_look *v,
+    struct engine_error *e)
+{
+    int             rc;
+    size_t          n;
+    MDB_val         key, data;
+    const uint8_t  *p;
+
+    lmdb_seq_key(&key, &v->seq);
+    rc = mdb_get(txn, m->db[LMDB_RESULTS], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        return 0;
+    }
+
+    if (rc || data.mv_size < sizeof(v->result)) {
+        return lmdb_fail(e, rc ? rc : MDB_CORRUPTED, STORE_DB_RESULTS);
+    }
+
+    memcpy(&v->result, data.mv_data, sizeof(v->result));
+    p = (const uint8_t *) data.mv_data + sizeof(v->result);
+    n = data.mv_size - sizeof(v->result);
+
+    if (v->result.headers_len > n) {
+        return lmdb_fail(e, MDB_CORRUPTED, STORE_DB_RESULTS);
+    }
+
+    rc = buf_append(&v->headers, p, v->result.headers_len);
+    n -= v->result.headers_len;
+    p += v->result.headers_len;
+
+    if (rc == 0) {
+        rc = buf_append(&v->body, p, n < ENGINE_LOOK_BODY ? n
+                                                   : ENGINE_LOOK_BODY);
+    }
+
+    return rc == 0 ? 0 : lmdb_fail(e, ENOMEM, STORE_DB_RESULTS);
+}
+
+
 int
 lmdb_look(void *self, struct engine_look *v, struct engine_error *e)
 {
@@ -178,6 +263,14 @@ lmdb_look(void *self, struct engine_look *v, struct engine_error *e)
     }
 
     rc = lmdb_look_row(m, txn, v, e);
+
+    if (rc == 0 && v->whole) {
+        rc = lmdb_look_request(m, txn, v, e);
+    }
+
+    if (rc == 0 && v->whole) {
+        rc = lmdb_look_result(m, txn, v, e);
+    }
 
     mdb_txn_abort(txn);
 

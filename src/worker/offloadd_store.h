@@ -163,14 +163,22 @@ struct engine_cancel {
     uint64_t        seq;                        /* out; 0: was not active */
 };
 
-/* A job as it stands in the store. */
+/* A job as it stands in the store; `whole`: with its request, but for the
+ * body, and its result, the body of which is cut. */
 struct engine_look {
-    uint8_t           id[ZONE_ID_SIZE];
-    uint64_t          seq;                      /* out, all of these */
-    struct store_job  row;
-    char              type[STORE_TYPE_MAX + 1];
-    char              message[STORE_MESSAGE_MAX + 1];
+    uint8_t              id[ZONE_ID_SIZE];
+    int                  whole;
+    uint64_t             seq;                   /* out, all of these */
+    struct store_job     row;
+    char                 type[STORE_TYPE_MAX + 1];
+    char                 message[STORE_MESSAGE_MAX + 1];
+    struct buf           request;               /* as a payload */
+    struct buf           headers;
+    struct buf           body;                  /* empty: in a blob, or so */
+    struct store_result  result;
 };
+
+#define ENGINE_LOOK_BODY      (16u * 1024)
 
 /* Records that ended in their ring. */
 struct engine_turned {
