@@ -43,7 +43,14 @@ server {
     location /once/down/ {
         offload jobs; offload_delivery at-most-once; proxy_pass http://none;
     }
+    location /never/ { offload never; proxy_pass http://%%BACKEND%%; }
+    location /never/down/ { offload never; proxy_pass http://none; }
+    location /own/ { offload own; proxy_pass http://%%BACKEND%%; }
     location /jobs/ { offload_status jobs; }
+}
+offload_queue never zone=jobs { retry off; }
+offload_queue own zone=jobs {
+    retry max=2 backoff=100s..100s jitter=none on=500 methods=POST;
 }
 EOT
 my $clock = Clock->new($n);
@@ -165,6 +172,18 @@ $doc = $n->settled($job);
 is $doc->{status}, 'completed', 'GET, no answer in time: another attempt';
 
 
+# ---- as configured
+
+is_end('retry off, 503', POST => '/never/a?status=503', 1, 'backend-status');
+is_end('retry off, nobody there', POST => '/never/down/a', 1,
+       'backend-status');
+is_end('on=500 methods=POST, 500', POST => '/own/a?status=500&cut=1', 2,
+       'completed');
+is_end('... GET', GET => '/own/a?status=500&cut=1', 1, 'backend-status');
+is_end('... 503', POST => '/own/a?status=503&cut=1', 1, 'backend-status');
+is_end('max=2', POST => '/own/a?status=500', 2, 'backend-status');
+
+
 # ---- when
 
 sub again_in_ms {
@@ -198,6 +217,10 @@ sub waits {
 
 waits('Retry-After: 40', 40, 40, 41);
 waits('Retry-After: a day', 86400, 3600, 3601);
+$job = $n->submit(POST => '/own/a?status=500');
+is again_in_ms($job), 100_000, 'backoff=100s jitter=none: again in 100 s';
+$n->request(DELETE => $job->{path});
+
 waits('Retry-After: nonsense', 'nonsense', 0, 1);
 
 my $date = POSIX::strftime('%a, %d %b %Y %H:%M:%S GMT',

@@ -36,6 +36,16 @@ sub ahead {
 }
 
 
+# As nginx's again: while no offloadd is there, which would see it run back.
+
+sub reset {
+    my ($self) = @_;
+
+    $self->{ms} = 0;
+    $self->_write;
+}
+
+
 # In place: it is mapped.
 
 sub _write {
