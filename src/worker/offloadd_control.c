@@ -197,7 +197,7 @@ control_access(void *ctx, struct MHD_Connection *c, const char *path,
     }
 
     if (r->suspended) {
-        MHD_suspend_connection(c);
+        control_request_suspend(r);
         return MHD_YES;
     }
 
@@ -425,7 +425,7 @@ control_run(struct offloadd *d)
 {
     struct control  *k = &d->control;
 
-    if (k->mhd && (k->ready || control_next(d) <= mono_ms())) {
+    if (k->mhd && control_next(d) <= mono_ms()) {
         k->ready = 0;
         (void) MHD_run(k->mhd);
     }
@@ -436,6 +436,10 @@ uint64_t
 control_next(const struct offloadd *d)
 {
     MHD_UNSIGNED_LONG_LONG  ms;
+
+    if (d->control.ready) {
+        return 0;
+    }
 
     if (d->control.mhd == NULL || d->control.npeers == 0
         || MHD_get_timeout(d->control.mhd, &ms) != MHD_YES)

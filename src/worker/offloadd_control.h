@@ -148,6 +148,7 @@ struct control_request *control_request_new(struct offloadd *d,
     struct MHD_Connection *c, struct control_peer *peer);
 void control_request_free(struct control_request *r);
 int control_request_queue(struct control_request *r);   /* the answer */
+void control_request_suspend(struct control_request *r);
 void control_request_late(struct control_request *r);
 /* Either ends a request; `answer` is given away. */
 void control_answer(struct control_request *r, unsigned status,

@@ -15,6 +15,7 @@
 
 
 static void control_request_resume(struct control_request *r);
+static void control_timeout(struct MHD_Connection *c, unsigned seconds);
 
 
 /* Is there more of a body than is read?  Said before it is sent. */
@@ -114,7 +115,26 @@ control_request_resume(struct control_request *r)
     r->suspended = 0;
     k->ready = 1;
 
+    control_timeout(r->connection, CONTROL_IDLE_S);
     MHD_resume_connection(r->connection);
+}
+
+
+/* To the library the time of its suspension is silence: see _suspend(). */
+
+static void
+control_timeout(struct MHD_Connection *c, unsigned seconds)
+{
+    (void) MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT,
+                                     seconds);
+}
+
+
+void
+control_request_suspend(struct control_request *r)
+{
+    control_timeout(r->connection, 0);
+    MHD_suspend_connection(r->connection);
 }
 
 
