@@ -13,7 +13,8 @@ use Offload;
 use Test::More;
 
 my $b = Backend->start;
-my $n = Offload->new(backend => $b,
+# one worker: what was accepted first is first
+my $n = Offload->new(backend => $b, workers => 1,
     zone => 'jobs 16m path=%%ZONE%% concurrency=50', http => <<'EOT')->start;
 offload_queue slow zone=jobs {
     concurrency 2;
