@@ -408,7 +408,7 @@ is $n->get('/off/x')->{status}, 200, 'off there';
 is $n->get('/off/on/x')->{status}, 202, 'and on again below';
 is $n->get('/x', to => $n->port(2))->{status}, 200, 'off for a server';
 
-my $short = $n->submit(GET => '/x?gate=never');
+my $short = $n->submit(POST => '/x?gate=never');
 my $long = $n->submit(GET => '/patient/x?delay=1800');
 
 is $n->settled($short)->{error}{code}, 'timeout', 'offload_timeout inherits';

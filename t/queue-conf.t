@@ -42,7 +42,7 @@ my @wrong = (
     'unknown zone' => [ http('offload_queue q zone=nojobs { }'),
         qr/unknown zone "nojobs" of queue "q"/ ],
     'unknown queue' => [ http(''),
-        qr/unknown offload queue "q".*no "offload_queue q".*_zone q"/ ],
+        qr/unknown offload queue or zone "q".*no "offload_queue q".*_zone q"/ ],
     'name of odd characters' => [ http('offload_queue a/b zone=jobs { }'),
         qr{queue name "a/b".*1 to 64 letters} ],
     'name "off"' => [ http('offload_queue off zone=jobs { }'),

@@ -43,7 +43,8 @@ server {
     location /bypass/fastcgi/ { offload bypass; fastcgi_pass %%FASTCGI%%;
                                 fastcgi_param REQUEST_METHOD $request_method;
                                 fastcgi_param REQUEST_URI $request_uri; }
-    location /bypass/file/ { offload bypass; root %%PREFIX%%; index index.html; }
+    location /bypass/file/ { offload bypass;
+                             root %%PREFIX%%; index index.html; }
     location /jobs/ { offload_status jobs; }
 }
 EOT
@@ -212,6 +213,15 @@ SKIP: {
 }
 
 is $n->status($waiting)->{status}, 'queued', 'the job still waits';
+
+
+# a reload changes the limit, for what waits already, too
+
+$n->write_conf(http => $n->{http} =~ s/(queue ten .* queued=)10/${1}12/r);
+ok $n->reload(drain => 0), 'a reload';
+is $n->request(POST => '/ten/more', body => 'x')->{status}, 202,
+    'two more may wait' for 1 .. 2;
+full($n->request(POST => '/ten/more', body => 'x'), 429, 'and not three');
 
 
 # While a request is parked nothing else starts it: not a connection that can

@@ -91,8 +91,8 @@ is_deeply [ map { $_->[1] } grep { lc $_->[0] eq 'x-twice' }
 my %extra = map { $_ => 1 } grep { !exists $direct{$_} } keys %{ $seen->{h} };
 
 is_deeply [ sort keys %extra ],
-    [ qw(idempotency-key offload-attempt offload-job-id) ],
-    'three headers are added, no other';
+    [ qw(idempotency-key offload-attempt offload-depth offload-job-id) ],
+    'four headers are added, no other';
 is $seen->{h}{'offload-job-id'}, $job->{id}, 'Offload-Job-Id: the id alone';
 is $seen->{h}{'offload-attempt'}, 1, 'Offload-Attempt';
 is $seen->{h}{'idempotency-key'}, $job->{id}, 'Idempotency-Key: the job id';

@@ -77,11 +77,11 @@ is $n->request('HEAD', $job->{path})->{status}, 200, 'settled: HEAD';
 
 # failed
 
-(undef, $doc) = $n->through(POST => '/f?status=503&size=3', body => 'x');
-is $doc->{status}, 'failed', 'a backend that answers 503: failed';
+(undef, $doc) = $n->through(POST => '/f?status=500&size=3', body => 'x');
+is $doc->{status}, 'failed', 'a backend that answers 500: failed';
 is $doc->{error}{code}, 'backend-status', 'with error.code';
 ok length $doc->{error}{message}, 'and error.message';
-is $doc->{response}{status}, 503, 'and its status';
+is $doc->{response}{status}, 500, 'and its status';
 is $doc->{attempts}, 1, 'its answer is not retried';
 
 for my $status (200, 201, 204, 302, 399) {

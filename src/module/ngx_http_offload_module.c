@@ -25,8 +25,6 @@ static char *ngx_http_offload_msec_check(ngx_conf_t *cf, void *post,
     void *data);
 static char *ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post,
     void *data);
-static char *ngx_http_offload_depth_check(ngx_conf_t *cf, void *post,
-    void *data);
 
 static ngx_int_t ngx_http_offload_variable_id(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
@@ -519,19 +517,6 @@ ngx_http_offload_buffer_check(ngx_conf_t *cf, void *post, void *data)
 
     if (*size < 4096) {
         return "must be at least 4k";
-    }
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_offload_depth_check(ngx_conf_t *cf, void *post, void *data)
-{
-    ngx_int_t  *depth = data;
-
-    if (*depth < 1 || *depth > 255) {
-        return "must be between 1 and 255";
     }
 
     return NGX_CONF_OK;

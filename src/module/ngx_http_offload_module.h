@@ -18,12 +18,7 @@
  *   _accept.c    PRECONTENT: read the body, submit the job, answer 202
  *   _confirm.c   a 202 that waits for the commit: durability=disk, keys
  *   _idempotency.c  the offload_idempotency directive, keys of requests
- *   _queue.c     the offload_queue block: which queues there are
- *   _queue_conf.c   the directives in it
- *   _queue_retry.c  one of them: retry
- *   _queue_check.c  what they must not say together; queues as JSON
- *   _terms.c     what a queue's directives come to for a request
- *   _limit.c     requests their queue has no place for
+ *   _queue*.c, _terms.c, _limit.c  queues: see ngx_http_offload_queue.h
  *   _record.c    a request as the payload of a record
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
@@ -58,6 +53,8 @@
 #include "zone_request.h"
 #include "zone_store.h"
 
+#include "ngx_http_offload_queue.h"
+
 
 #ifndef NGX_OFFLOAD_WORKER_PATH
 #define NGX_OFFLOAD_WORKER_PATH     "/usr/sbin/offloadd"
@@ -81,13 +78,6 @@
 #define NGX_HTTP_OFFLOAD_AT_LEAST_ONCE  0
 #define NGX_HTTP_OFFLOAD_AT_MOST_ONCE   1
 
-#define NGX_HTTP_OFFLOAD_QUEUES         1024        /* of a zone */
-#define NGX_HTTP_OFFLOAD_QUEUE_NAME     64
-#define NGX_HTTP_OFFLOAD_TIMEOUT_DEFAULT  (60 * 60) /* s */
-
-#define NGX_HTTP_OFFLOAD_REFUSE         0
-#define NGX_HTTP_OFFLOAD_BYPASS         1
-
 #define NGX_HTTP_OFFLOAD_JSON           0
 #define NGX_HTTP_OFFLOAD_EVENTS         1
 #define NGX_HTTP_OFFLOAD_HTML           2
@@ -103,7 +93,7 @@ typedef struct ngx_http_offload_stream_s  ngx_http_offload_stream_t;
 
 /* offload_zone */
 
-typedef struct {
+typedef struct ngx_http_offload_zone_s {
     ngx_str_t                   name;
     ngx_str_t                   path;       /* the zone's directory */
     ngx_str_t                   store;
@@ -134,64 +124,6 @@ typedef struct {
 } ngx_http_offload_zone_t;
 
 
-/* offload_queue, or a zone's default queue; 0 and NULL: not said */
-
-typedef struct {
-    ngx_uint_t                  max;        /* attempts in all */
-    ngx_msec_t                  backoff;
-    ngx_msec_t                  backoff_max;
-    ngx_uint_t                  jitter;
-    ngx_array_t                *on;         /* char *: conditions */
-    ngx_array_t                *methods;    /* char * */
-} ngx_http_offload_retry_t;
-
-
-typedef struct {
-    ngx_str_t                   name;
-    uint32_t                    hash;
-    ngx_http_offload_zone_t    *zone;
-    ngx_uint_t                  set;        /* directives seen, by bit */
-
-    ngx_uint_t                  concurrency;
-    ngx_uint_t                  rate;       /* so many */
-    ngx_msec_t                  period;     /* in that time */
-    ngx_uint_t                  burst;
-    ngx_uint_t                  adaptive;
-    ngx_http_offload_retry_t   *retry;
-
-    time_t                      timeout;
-    time_t                      deadline;
-    time_t                      ttl;
-    time_t                      dead_ttl;
-
-    ngx_http_complex_value_t   *delay;
-    time_t                      delay_max;
-    ngx_http_complex_value_t   *priority;
-    ngx_http_complex_value_t   *fair;
-
-    ngx_uint_t                  limit_queued;
-    ngx_uint_t                  limit_per_key;
-    ngx_http_complex_value_t   *limit_key;
-    ngx_uint_t                  limit_status;
-    ngx_uint_t                  on_full;
-
-    u_char                     *conf_file;  /* where it was declared, */
-    ngx_uint_t                  line;       /* or first used */
-    unsigned                    defined:1;
-} ngx_http_offload_queue_t;
-
-
-/* What they come to for one request. */
-
-typedef struct {
-    uint64_t                    fair;       /* hash; 0: none */
-    uint64_t                    limit_key;
-    uint32_t                    delay;      /* seconds */
-    uint8_t                     priority;
-    uint8_t                     depth;      /* of the job in its chain */
-} ngx_http_offload_terms_t;
-
-
 /* One replay listener: a server{} and a zone it uses. */
 
 typedef struct {
@@ -202,7 +134,7 @@ typedef struct {
 } ngx_http_offload_entrance_t;
 
 
-typedef struct {
+typedef struct ngx_http_offload_main_conf_s {
     ngx_array_t                 zones;      /* ngx_http_offload_zone_t * */
     ngx_array_t                 queues;     /* ngx_http_offload_queue_t * */
     ngx_array_t                 locations;  /* ..._location_t */
@@ -229,7 +161,7 @@ typedef struct {
 } ngx_http_offload_idempotency_t;
 
 
-typedef struct {
+typedef struct ngx_http_offload_loc_conf_s {
     ngx_http_offload_queue_t   *queue;      /* offload */
     ngx_http_offload_zone_t    *zone;       /* the queue's */
     ngx_http_offload_zone_t    *status;     /* offload_status */
@@ -258,7 +190,7 @@ typedef struct {
 
 /* A place where jobs are accepted, as collected while merging. */
 
-typedef struct {
+typedef struct ngx_http_offload_location_s {
     ngx_http_offload_loc_conf_t  *olcf;
     ngx_http_core_srv_conf_t     *cscf;
     void                        **loc_conf;
@@ -464,7 +396,7 @@ typedef struct {
 
 /* A reason to refuse, RFC 9457.  Texts are ours: JSON without escapes. */
 
-typedef struct {
+typedef struct ngx_http_offload_problem_s {
     ngx_uint_t                  status;
     ngx_uint_t                  retry_after;    /* seconds; 0: none */
     const char                 *type;       /* last part of the type URI */
@@ -491,28 +423,6 @@ ngx_http_offload_zone_t *ngx_http_offload_zone_get(ngx_conf_t *cf,
     ngx_str_t *name);
 ngx_int_t ngx_http_offload_zones_check(ngx_conf_t *cf,
     ngx_http_offload_main_conf_t *omcf);
-
-/* _queue.c, _queue_conf.c, _queue_retry.c, _queue_check.c */
-char *ngx_http_offload_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
-ngx_http_offload_queue_t *ngx_http_offload_queue_get(ngx_conf_t *cf,
-    ngx_str_t *name);
-char *ngx_http_offload_queues(ngx_conf_t *cf, void *conf);
-char *ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy,
-    void *conf);
-ngx_uint_t ngx_http_offload_queue_param(ngx_str_t *value, const char *name,
-    ngx_str_t *v);
-ngx_uint_t ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i);
-char *ngx_http_offload_queue_retry(ngx_conf_t *cf,
-    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
-    ngx_uint_t *bad);
-ngx_int_t ngx_http_offload_queue_check(ngx_conf_t *cf,
-    ngx_http_offload_queue_t *queue);
-ngx_int_t ngx_http_offload_queue_location(ngx_conf_t *cf,
-    ngx_http_offload_location_t *location);
-ngx_uint_t ngx_http_offload_queues_said(ngx_http_offload_main_conf_t *omcf,
-    ngx_http_offload_zone_t *zone);
-struct json_t *ngx_http_offload_queues_json(
-    ngx_http_offload_main_conf_t *omcf, ngx_http_offload_zone_t *zone);
 
 /* _zones.c, _adopt.c, _files.c: in the master, as root where it is */
 char *ngx_http_offload_zones_init_conf(ngx_cycle_t *cycle, void *conf);
@@ -606,15 +516,6 @@ ngx_int_t ngx_http_offload_confirm_park(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_rt_t *rt,
     struct zone_record *rec, ngx_str_t *answer);
 void ngx_http_offload_confirm_wait(ngx_http_request_t *r);
-
-/* _terms.c */
-ngx_int_t ngx_http_offload_terms(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_terms_t *terms,
-    const ngx_http_offload_problem_t **problem);
-
-/* _limit.c */
-ngx_uint_t ngx_http_offload_limits(ngx_http_offload_loc_conf_t *olcf);
-ngx_int_t ngx_http_offload_limited(ngx_http_request_t *r, ngx_int_t result);
 
 /* _record.c */
 ngx_int_t ngx_http_offload_record_prepare(ngx_http_request_t *r,

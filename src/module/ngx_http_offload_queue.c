@@ -201,8 +201,9 @@ ngx_http_offload_queue_names(ngx_conf_t *cf,
 
     if (q->zone == NULL) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "unknown offload queue \"%V\" in %s:%ui: there is no "
-                      "\"offload_queue %V\" and no \"offload_zone %V\"",
+                      "unknown offload queue or zone \"%V\" in %s:%ui: there "
+                      "is no \"offload_queue %V\" and no \"offload_zone "
+                      "%V\"",
                       &q->name, q->conf_file, q->line, &q->name, &q->name);
         return NGX_ERROR;
     }

@@ -325,3 +325,18 @@ ngx_http_offload_words_json(ngx_array_t *words)
 
     return list;
 }
+
+
+/* offload_max_depth */
+
+char *
+ngx_http_offload_depth_check(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_int_t  *depth = data;
+
+    if (*depth < 1 || *depth > 255) {
+        return "must be between 1 and 255";
+    }
+
+    return NGX_CONF_OK;
+}

@@ -85,7 +85,11 @@ ngx_http_offload_wait_hold(ngx_http_request_t *r, ngx_http_offload_ctx_t *ctx)
     if (!ctx->held) {
         ctx->held = 1;
         r->read_event_handler = ngx_http_test_reading;
-        r->write_event_handler = ngx_http_request_empty_handler;
+
+        if (r->write_event_handler == ngx_http_core_run_phases) {
+            r->write_event_handler = ngx_http_request_empty_handler;
+        }
+
         r->main->count++;
     }
 }

@@ -185,11 +185,29 @@ open_sockets(struct offloadd *d)
 }
 
 
+/* Who wants a log reopened, or a policy read, does not mean to end a worker
+ * that is still starting: the loop hears of it later. */
+
+static void
+keep_signals(void)
+{
+    sigset_t  set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
+
+    (void) pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+
 static int
 start(struct offloadd *d)
 {
     struct log_line      l;
     struct engine_error  e;
+
+    keep_signals();
 
     if (check_directory(&d->policy) != 0 || open_zone(d) != 0
         || lock_store(d) != 0)
@@ -246,6 +264,7 @@ start(struct offloadd *d)
 static void
 stop(struct offloadd *d)
 {
+    struct store_op     *op, *after;
     struct store_batch  *b, *next;
 
     control_stop(d);
@@ -257,6 +276,14 @@ stop(struct offloadd *d)
         for (i = 0; i < b->n; i++) {
             if (b->events[i].attempt) {
                 attempt_put(d, b->events[i].attempt);
+            }
+        }
+
+        for (op = b->ops; op; op = after) {
+            after = op->next;
+
+            if (op->type == STORE_OP_QUEUE) {
+                free(op);
             }
         }
 

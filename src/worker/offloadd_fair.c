@@ -305,6 +305,12 @@ fair_take(struct flows *f, struct level *levels, uint16_t queue,
     struct flow  *flow;
 
     n = flow_find(f, job->fair, queue, job->priority);
+
+    if (n == FLOW_NONE) {                       /* memory was short once */
+        job->place = JOB_FREE;
+        return;
+    }
+
     flow = &f->flows[n];
 
     if (job->place == JOB_DUE) {

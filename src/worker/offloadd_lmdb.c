@@ -556,42 +556,6 @@ lmdb_room(void *self, uint64_t max, uint64_t *bytes, struct engine_error *e)
 }
 
 
-/* ENGINE_NOT_FOUND when there is none. */
-
-int
-lmdb_get_row(struct lmdb *m, MDB_txn *txn, uint64_t seq,
-    struct store_job *row, struct engine_error *e)
-{
-    int      rc;
-    MDB_val  key, data;
-
-    key.mv_data = &seq;
-    key.mv_size = sizeof(seq);
-
-    rc = mdb_get(txn, m->db[LMDB_JOBS], &key, &data);
-
-    if (rc == MDB_NOTFOUND) {
-        return ENGINE_NOT_FOUND;
-    }
-
-    if (rc) {
-        return lmdb_fail(e, rc, STORE_DB_JOBS);
-    }
-
-    if (data.mv_size < sizeof(*row)) {
-        e->err = EINVAL;
-        (void) snprintf(e->text, sizeof(e->text), "the row of job %llu has "
-                        "%zu bytes instead of %zu", (unsigned long long) seq,
-                        data.mv_size, sizeof(*row));
-        return -1;
-    }
-
-    memcpy(row, data.mv_data, sizeof(*row));
-
-    return 0;
-}
-
-
 /* A reader that was killed would keep its snapshot's pages for ever. */
 
 static void

@@ -121,14 +121,10 @@ int lmdb_drop_result(struct lmdb *m, uint64_t seq,
     const struct store_job *row, struct engine_error *e);
 int lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row,
     size_t size, struct engine_error *e);
-int lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
-    struct engine_error *e);
 int lmdb_find(struct lmdb *m, const uint8_t *id, uint64_t *seq,
     struct engine_error *e);
 int lmdb_put_row(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e);
-int lmdb_put_strings(struct lmdb *m, uint64_t seq,
-    const struct store_job *row, struct engine_error *e);
 
 /* offloadd_lmdb_dead.c */
 int lmdb_overdue(void *self, struct store_op *op, uint64_t now_ms,
@@ -141,6 +137,8 @@ int lmdb_list(void *self, struct dead_list *list, struct engine_error *e);
 int lmdb_dead_put(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e);
 int lmdb_dead_drop(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e);
+int lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
     struct engine_error *e);
 int lmdb_drop_request(struct lmdb *m, uint64_t seq,
     const struct store_job *row, const MDB_val *request,

@@ -108,6 +108,60 @@ lmdb_dead_drop(struct lmdb *m, uint64_t seq, struct store_job *row,
 }
 
 
+/* The row anew, before the strings that are there. */
+
+static int
+lmdb_put_strings(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e)
+{
+    int      rc;
+    size_t   size;
+    MDB_val  key, data;
+
+    lmdb_seq_key(&key, &seq);
+    rc = mdb_get(m->txn, m->db[LMDB_JOBS], &key, &data);
+
+    if (rc || data.mv_size > sizeof(m->row)) {
+        return lmdb_fail(e, rc ? rc : MDB_CORRUPTED, STORE_DB_JOBS);
+    }
+
+    size = data.mv_size;
+    memcpy(m->row, data.mv_data, size);
+    memcpy(m->row, row, sizeof(*row));
+
+    data.mv_data = m->row;
+    data.mv_size = size;
+
+    rc = mdb_put(m->txn, m->db[LMDB_JOBS], &key, &data, 0);
+
+    return rc ? lmdb_fail(e, rc, STORE_DB_JOBS) : 0;
+}
+
+
+/*
+ * A settled job's result goes; what its row says of it, except that, stays.
+ * A dead letter is not wanted any more, either.
+ */
+
+int
+lmdb_discard(struct lmdb *m, uint64_t seq, struct store_job *row,
+    struct engine_error *e)
+{
+    if ((row->flags & STORE_DEAD) && lmdb_dead_drop(m, seq, row, e) != 0) {
+        return -1;
+    }
+
+    if (lmdb_drop_result(m, seq, row, e) != 0) {
+        return -1;
+    }
+
+    row->flags = (uint8_t) ((row->flags & ~STORE_HAS_RESULT)
+                            | STORE_DISCARDED);
+
+    return lmdb_put_strings(m, seq, row, e);
+}
+
+
 /* The op's job, with its row; 0, a positive reason, or -1. */
 
 static int

@@ -163,6 +163,42 @@ lmdb_recover(void *self, engine_scan scan, void *ctx, struct engine_error *e)
 }
 
 
+/* ENGINE_NOT_FOUND when there is none. */
+
+int
+lmdb_get_row(struct lmdb *m, MDB_txn *txn, uint64_t seq,
+    struct store_job *row, struct engine_error *e)
+{
+    int      rc;
+    MDB_val  key, data;
+
+    key.mv_data = &seq;
+    key.mv_size = sizeof(seq);
+
+    rc = mdb_get(txn, m->db[LMDB_JOBS], &key, &data);
+
+    if (rc == MDB_NOTFOUND) {
+        return ENGINE_NOT_FOUND;
+    }
+
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_JOBS);
+    }
+
+    if (data.mv_size < sizeof(*row)) {
+        e->err = EINVAL;
+        (void) snprintf(e->text, sizeof(e->text), "the row of job %llu has "
+                        "%zu bytes instead of %zu", (unsigned long long) seq,
+                        data.mv_size, sizeof(*row));
+        return -1;
+    }
+
+    memcpy(row, data.mv_data, sizeof(*row));
+
+    return 0;
+}
+
+
 /* Read only: the row of an id, or -1 when there is none. */
 
 static int

@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 
@@ -109,8 +110,11 @@ loop_init(struct offloadd *d)
     l->ops_last = &l->ops;
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
     l->signals = loop_signals();
+    l->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC|TFD_NONBLOCK);
+    l->timer_at = UINT64_MAX;
 
-    if (l->epoll == -1 || l->signals == -1
+    if (l->epoll == -1 || l->signals == -1 || l->timer == -1
+        || loop_epoll_add(l, l->timer) == -1
         || loop_epoll_add(l, l->signals) == -1
         || loop_epoll_add(l, d->store.loop_event) == -1
         || multi_init(d, loop_files()) != 0)
@@ -140,6 +144,10 @@ loop_free(struct offloadd *d)
 
     if (l->signals > 0) {
         close(l->signals);
+    }
+
+    if (l->timer > 0) {
+        close(l->timer);
     }
 }
 
@@ -215,6 +223,12 @@ loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
 
     if (fd == d->store.loop_event) {
         (void) !read(fd, &count, sizeof(count));
+        return;
+    }
+
+    if (fd == d->loop.timer) {
+        (void) !read(fd, &count, sizeof(count));
+        d->loop.timer_at = UINT64_MAX;
         return;
     }
 
@@ -475,7 +489,7 @@ loop_flush(struct offloadd *d)
 static int
 loop_timeout(struct offloadd *d)
 {
-    uint64_t  now, at, due;
+    uint64_t  now, at;
 
     now = mono_ms();
     at = d->loop.tick_at;
@@ -496,13 +510,36 @@ loop_timeout(struct offloadd *d)
         at = deadline_next(d);
     }
 
-    due = queues_wake(&d->sched.queues);
+    return at > now ? (int) (at - now) : 0;
+}
 
-    if (due != UINT64_MAX && (due + 999) / 1000 < at) {
-        at = (due + 999) / 1000;
+
+/* A rate is a matter of microseconds, epoll's timeout one of milliseconds. */
+
+static void
+loop_arm(struct offloadd *d)
+{
+    uint64_t           at, now;
+    struct itimerspec  t;
+
+    at = queues_wake(&d->sched.queues);
+
+    if (at == d->loop.timer_at) {
+        return;
     }
 
-    return at > now ? (int) (at - now) : 0;
+    memset(&t, 0, sizeof(t));
+
+    if (at != UINT64_MAX) {
+        now = mono_us();                        /* ours may be a test's */
+        now = at > now ? at - now : 1;
+        t.it_value.tv_sec = (time_t) (now / 1000000);
+        t.it_value.tv_nsec = (long) (now % 1000000) * 1000;
+    }
+
+    if (timerfd_settime(d->loop.timer, 0, &t, NULL) == 0) {
+        d->loop.timer_at = at;
+    }
 }
 
 
@@ -519,6 +556,7 @@ loop_wait(struct offloadd *d)
     struct epoll_event  events[LOOP_EVENTS];
 
     timeout = loop_timeout(d);
+    loop_arm(d);
 
     if (timeout > 0) {
         zone_sleep_arm(&d->store.loop_sleeping);

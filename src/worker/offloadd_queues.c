@@ -353,6 +353,11 @@ queues_configure(struct queues *qs, struct job_table *t,
 
     rc = queues_update(qs, conf, n, map, map_size, &moved);
 
+    if (rc != 0) {
+        free(map);                              /* what was made is not used */
+        return -1;
+    }
+
     for (i = 0; i < qs->n; i++) {
         moved |= qs->queue[i] && !qs->queue[i]->kept;
     }
@@ -361,7 +366,7 @@ queues_configure(struct queues *qs, struct job_table *t,
     qs->map = map;
     qs->map_size = map_size;
 
-    if (rc == 0 && moved && was.map) {
+    if (moved && was.map) {
         rc = queues_move(qs, &was, t);
     }
 

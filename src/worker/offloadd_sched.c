@@ -250,6 +250,12 @@ sched_cancel(struct offloadd *d, uint64_t seq, const uint8_t *id)
 
     if (job->place == JOB_ATTEMPT) {
         attempt_cancel(d, job->attempt);
+
+        /* no SETTLE will tell the store what it used of its rate */
+
+        if (queues_find(&d->sched.queues, job->queue)->rate.interval) {
+            (void) sched_store_queue(d, job->queue);
+        }
     }
 
     sched_forget(d, i);
@@ -320,6 +326,11 @@ sched_op(struct offloadd *d, struct store_op *op)
 
     if (op->type == STORE_OP_CONTROL || op->type == STORE_OP_READ) {
         control_op_done(d, op);
+        return;
+    }
+
+    if (op->type == STORE_OP_QUEUE) {
+        free(op);
         return;
     }
 

@@ -115,6 +115,35 @@ sched_put_queue(struct offloadd *d, struct attempt *a)
 }
 
 
+/* The same by itself: -1: no memory. */
+
+int
+sched_store_queue(struct offloadd *d, uint32_t hash)
+{
+    uint64_t          now;
+    struct queue     *q;
+    struct store_op  *op;
+
+    op = calloc(1, sizeof(*op));
+    if (op == NULL) {
+        return -1;
+    }
+
+    q = queues_find(&d->sched.queues, hash);
+    now = mono_us();
+
+    op->type = STORE_OP_QUEUE;
+    op->has_queue = 1;
+    op->queue.hash = q->hash;
+    op->queue.tat_us = (clock_ms() + 1) * 1000 + rate_plan(&q->rate, now)
+                       - now;
+
+    loop_submit(d, op);
+
+    return 0;
+}
+
+
 /* Its request is sent now. */
 
 void

@@ -344,6 +344,10 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         break;
 
 
+    case STORE_OP_QUEUE:
+        rc = 0;
+        break;
+
     default:                                    /* STORE_OP_ANSWER */
         op->result = STORE_OP_DONE;
         return 0;

@@ -14,6 +14,7 @@ enum store_op_type {
     STORE_OP_START = 1,                         /* queued -> running */
     STORE_OP_SETTLE,                            /* running -> an end */
     STORE_OP_REQUEUE,                           /* running -> queued */
+    STORE_OP_QUEUE,                             /* a queue's time */
     STORE_OP_ANSWER,                            /* a CQ entry to post */
     STORE_OP_CONTROL,                           /* see offloadd_control.h, */
     STORE_OP_READ,                              /* beside transactions */

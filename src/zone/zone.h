@@ -243,8 +243,7 @@ enum zone_completion_result {
     ZONE_ARMED,                                 /* WATCH: from now on */
     ZONE_DUPLICATE,                             /* JOB: it is `job` again */
     ZONE_CONFLICT,                              /* JOB: a key used otherwise */
-    ZONE_LIMITED,                               /* JOB: its queue is full, */
-    ZONE_LIMITED_KEY,                           /* or holds enough of its key */
+    ZONE_LIMITED, ZONE_LIMITED_KEY,             /* JOB: its queue is full */
     ZONE_RESULTS
 };
 
@@ -255,7 +254,6 @@ struct zone_completion {
     uint8_t           id[ZONE_ID_SIZE];         /* as in the record */
     uint8_t           job[ZONE_ID_SIZE];        /* DUPLICATE: the job */
 };
-
 
 #define ZONE_ASSERT(e)        _Static_assert(e, #e)
 

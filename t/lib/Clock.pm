@@ -57,7 +57,14 @@ sub _write {
 }
 
 
-sub wake { my ($n) = @_; kill 'USR1', $n->offloadds }
+# One that is not there yet will look when it is.
+
+sub wake {
+    my ($n, $deadline) = @_;
+    my $pid = $n->offloadd(deadline => $deadline // 0) or return;
+
+    kill 'USR1', $pid;
+}
 
 
 # What offloadd is asked for, as lines: see offloadd_orders.c.
@@ -69,7 +76,7 @@ sub order {
     Offload::write_file("$file.new", join '', map { "$_\n" } @lines);
     chmod 0666, "$file.new";
     rename "$file.new", $file or die "$file: $!\n";
-    wake($n);
+    wake($n, 20);
 
     Offload::wait_until(10, sub { !-e $file }) or die "$file is not read\n";
 }

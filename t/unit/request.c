@@ -220,6 +220,8 @@ test_bad(void)
     refuse("unknown flags");
     p.fixed.timeout_s = 0;
     refuse("timeout is 0");
+    p.fixed.priority = 10;
+    refuse("priority is not within 0 to 9");
     p.fixed.flags = ZONE_REQUEST_KEYED;
     p.key.ttl_s = 0;
     refuse("lifetime of the request's key is 0");

@@ -162,13 +162,74 @@ test_files(void)
 }
 
 
+/* What of a queue is to outlive the worker, and where a job is to wait. */
+
+static struct store_queue  queues[4];
+static int                 nqueues;
+
+
+static int
+each_queue(void *ctx, const struct store_queue *row)
+{
+    (void) ctx;
+    must(nqueues < 4);
+    queues[nqueues++] = *row;
+
+    return 0;
+}
+
+
+static void
+test_queues(void)
+{
+    struct store_queue         row = { 7, 0, 1000 };
+    struct store_job           job;
+    struct zone_request_view   view;
+
+    must(en->begin(self, &e) == 0);
+    must(en->put_queue(self, &row, &e) == 0);
+    row.hash = 0x01020304;
+    must(en->put_queue(self, &row, &e) == 0);
+    must(en->put_flags(self, row.hash, STORE_QUEUE_PAUSED, &e) == 0);
+    must(en->commit(self, &e) == 0);
+
+    must(en->begin(self, &e) == 0);
+    row.tat_us = 2000;
+    must(en->put_queue(self, &row, &e) == 0);
+    en->abort(self);
+
+    is(en->queues(self, each_queue, NULL, &e), 0, "the rows of queues");
+    is(nqueues, 2, "are found, and only they");
+    ok(queues[0].hash + queues[1].hash == 0x01020304 + 7
+       && queues[0].flags + queues[1].flags == STORE_QUEUE_PAUSED
+       && queues[0].tat_us == 1000 && queues[1].tat_us == 1000,
+       "as they were committed");
+
+    memset(&job, 0, sizeof(job));
+    memset(&view, 0, sizeof(view));
+    job.created_ms = 5000;
+    view.fixed.fair = 1ull << 60;
+    view.fixed.priority = 9;
+    view.fixed.delay_s = UINT32_MAX;
+    view.queue.data = "foobar";
+    view.queue.len = 6;
+    lmdb_queue_row(&job, &view);
+    ok(job.queue == 0xbf9cf968 && job.fair == 1ull << 60 && job.priority == 9,
+       "a job's row has its queue, key and priority");
+    is(job.not_before_ms, 5000 + UINT32_MAX * 1000ull, "and its time");
+}
+
+
 /* A queue's time and flags are written by different operations, which may
  * change places. */
 
 static int
-first_queue(void *ctx, const struct store_queue *row)
+queue_seven(void *ctx, const struct store_queue *row)
 {
-    *(struct store_queue *) ctx = *row;
+    if (row->hash == 7) {
+        *(struct store_queue *) ctx = *row;
+    }
+
     return 0;
 }
 
@@ -186,14 +247,14 @@ test_flags(void)
     must(en->put_flags(self, 7, STORE_QUEUE_PAUSED, &e) == 0);
     must(en->put_queue(self, &row, &e) == 0);
     must(en->commit(self, &e) == 0);
-    must(en->queues(self, first_queue, &read, &e) == 0);
+    must(en->queues(self, queue_seven, &read, &e) == 0);
     is(read.flags, STORE_QUEUE_PAUSED, "a time leaves a queue's flags alone");
     is((intmax_t) read.tat_us, 1000, "and is written");
 
     must(en->begin(self, &e) == 0);
     must(en->put_flags(self, 7, 0, &e) == 0);
     must(en->commit(self, &e) == 0);
-    must(en->queues(self, first_queue, &read, &e) == 0);
+    must(en->queues(self, queue_seven, &read, &e) == 0);
     is(read.flags, 0, "flags are taken back");
     is((intmax_t) read.tat_us, 1000, "and leave its time alone");
 }
@@ -245,6 +306,7 @@ main(void)
     test_lease();
     test_known();
     test_files();
+    test_queues();
     test_flags();
     test_look();
 

@@ -68,12 +68,16 @@ test_good(void)
 
     must(parse(&q, 5, "1", &e) == 0);
     ok(policy_fixed_differs(&p, &q) == NULL, "concurrency is live");
+    policy_free(&q);
 
     must(parse(&q, 3, "\"/elsewhere\"", &e) == 0);
     like(policy_fixed_differs(&p, &q), "store", "the store is fixed");
+    policy_free(&q);
 
     must(parse(&q, 4, "\"disk\"", &e) == 0);
     like(policy_fixed_differs(&p, &q), "durability", "durability is fixed");
+    policy_free(&q);
+    policy_free(&p);
 }
 
 
@@ -139,6 +143,7 @@ test_values(void)
     name[ZONE_PATH_MAX - 1] = '\0';
     (void) snprintf(text, sizeof(text), "\"/%s\"", name);
     is(parse(&p, 2, text, &e), 0, "the longest path");
+    policy_free(&p);
 }
 
 

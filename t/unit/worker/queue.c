@@ -577,6 +577,46 @@ test_reload(void)
 }
 
 
+/* What the store has of queues at a start, and what ran when it was written. */
+
+static void
+test_restore(void)
+{
+    begin(1000);
+    conf[1].rate_count = 1;
+    conf[1].rate_period_ms = 1000;
+    conf[3].rate_count = 1;
+    conf[3].rate_period_ms = 1000;
+    configure(3, 1000);
+
+    must(queues_restore(&qs, hashes[1], 0, 500, 100) == 0);
+    must(queues_restore(&qs, hashes[2], STORE_QUEUE_PAUSED|0x80, 0, 100) == 0);
+    must(queues_restore(&qs, hashes[3], STORE_QUEUE_PAUSED, 700, 100) == 0);
+
+    push(hashes[1], 0, 5);
+    push(hashes[1], 0, 5);
+    push(hashes[2], 0, 5);
+    is(next(499), 0, "before its time nothing begins, nor in a paused queue");
+    is(queues_wake(&qs), 500, "the time is known");
+    is(next(500), 1, "then it does");
+    is(queues_find(&qs, hashes[2])->flags, STORE_QUEUE_PAUSED,
+       "of the flags only those that exist");
+
+    queues_find(&qs, hashes[1])->restarted = 1;
+    rate_undo(&queues_find(&qs, hashes[1])->rate);
+    queues_restarted(&qs, 2000);
+    is(next(999999), 0, "one that was running counts at the restart");
+
+    configure(4, 1000);
+    push(hashes[3], 0, 5);
+    is(queues_find(&qs, hashes[3])->flags, STORE_QUEUE_PAUSED,
+       "a queue that comes later is as it was stored");
+    queues_flags(&qs, hashes[3], 0);
+    is(next(1000), 4, "its rate as well");
+    end();
+}
+
+
 static void
 test_plain(void)
 {
@@ -614,6 +654,7 @@ main(void)
     test_priority();
     test_concurrency();
     test_reload();
+    test_restore();
     test_plain();
 
     return tap_end();

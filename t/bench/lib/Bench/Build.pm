@@ -39,19 +39,21 @@ sub floor {
     return $so;
 }
 
-# build/bench/<name> from <name>.c
+# build/bench/<name> from <name>.c, and others of the product's sources
 
 sub helper {
-    my ($b, $name) = @_;
+    my ($b, $name, @others) = @_;
 
     my $source = "$b->{here}/$name.c";
     my $program = "$b->{build}/bench/$name";
 
-    return $program if newer($program, $source, "$b->{root}/src/zone/zone.h");
+    return $program if newer($program, $source, @others,
+                             glob("$b->{root}/src/{zone,worker}/*.h"));
 
     run_quiet("$program.log", $ENV{CC} || 'cc', '-std=gnu11', '-O2', '-g',
               '-Wall', '-Wextra', '-Werror', "-I$b->{root}/src/zone",
-              '-o', $program, $source, '-lpthread', '-llmdb');
+              '-D_GNU_SOURCE', '-o', $program, $source, @others,
+              '-lpthread', '-llmdb');
 
     return $program;
 }

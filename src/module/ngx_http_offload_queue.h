@@ -1,0 +1,126 @@
+
+/*
+ * Queues: how jobs are treated, named once and used by many locations.
+ *
+ *   _queue.c        the offload_queue block: which queues there are
+ *   _queue_conf.c   the directives in it
+ *   _queue_retry.c  one of them: retry
+ *   _queue_check.c  what they must not say together; queues as JSON
+ *   _terms.c        what they come to for a request
+ *   _limit.c        requests their queue has no place for
+ *
+ * Configuration as the rest of it; part of ngx_http_offload_module.h.
+ */
+
+
+#ifndef _NGX_HTTP_OFFLOAD_QUEUE_H_INCLUDED_
+#define _NGX_HTTP_OFFLOAD_QUEUE_H_INCLUDED_
+
+
+#define NGX_HTTP_OFFLOAD_QUEUES         1024        /* of a zone */
+#define NGX_HTTP_OFFLOAD_QUEUE_NAME     64
+#define NGX_HTTP_OFFLOAD_TIMEOUT_DEFAULT  (60 * 60) /* s */
+
+#define NGX_HTTP_OFFLOAD_REFUSE         0
+#define NGX_HTTP_OFFLOAD_BYPASS         1
+
+
+typedef struct ngx_http_offload_zone_s       ngx_http_offload_zone_t;
+typedef struct ngx_http_offload_main_conf_s  ngx_http_offload_main_conf_t;
+typedef struct ngx_http_offload_loc_conf_s   ngx_http_offload_loc_conf_t;
+typedef struct ngx_http_offload_location_s   ngx_http_offload_location_t;
+typedef struct ngx_http_offload_problem_s    ngx_http_offload_problem_t;
+
+
+/* offload_queue, or a zone's default queue; 0 and NULL: not said */
+
+typedef struct {
+    ngx_uint_t                  max;        /* attempts in all */
+    ngx_msec_t                  backoff;
+    ngx_msec_t                  backoff_max;
+    ngx_uint_t                  jitter;
+    ngx_array_t                *on;         /* char *: conditions */
+    ngx_array_t                *methods;    /* char * */
+} ngx_http_offload_retry_t;
+
+
+typedef struct {
+    ngx_str_t                   name;
+    uint32_t                    hash;
+    ngx_http_offload_zone_t    *zone;
+    ngx_uint_t                  set;        /* directives seen, by bit */
+
+    ngx_uint_t                  concurrency;
+    ngx_uint_t                  rate;       /* so many */
+    ngx_msec_t                  period;     /* in that time */
+    ngx_uint_t                  burst;
+    ngx_uint_t                  adaptive;
+    ngx_http_offload_retry_t   *retry;
+
+    time_t                      timeout;
+    time_t                      deadline;
+    time_t                      ttl;
+    time_t                      dead_ttl;
+
+    ngx_http_complex_value_t   *delay;
+    time_t                      delay_max;
+    ngx_http_complex_value_t   *priority;
+    ngx_http_complex_value_t   *fair;
+
+    ngx_uint_t                  limit_queued;
+    ngx_uint_t                  limit_per_key;
+    ngx_http_complex_value_t   *limit_key;
+    ngx_uint_t                  limit_status;
+    ngx_uint_t                  on_full;
+
+    u_char                     *conf_file;  /* where it was declared, */
+    ngx_uint_t                  line;       /* or first used */
+    unsigned                    defined:1;
+} ngx_http_offload_queue_t;
+
+
+/* What they come to for one request. */
+
+typedef struct {
+    uint64_t                    fair;       /* hash; 0: none */
+    uint64_t                    limit_key;
+    uint32_t                    delay;      /* seconds */
+    uint8_t                     priority;
+    uint8_t                     depth;      /* of the job in its chain */
+} ngx_http_offload_terms_t;
+
+
+/* _queue.c, _queue_conf.c, _queue_retry.c, _queue_check.c */
+char *ngx_http_offload_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_http_offload_queue_t *ngx_http_offload_queue_get(ngx_conf_t *cf,
+    ngx_str_t *name);
+char *ngx_http_offload_queues(ngx_conf_t *cf, void *conf);
+char *ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy,
+    void *conf);
+ngx_uint_t ngx_http_offload_queue_param(ngx_str_t *value, const char *name,
+    ngx_str_t *v);
+ngx_uint_t ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i);
+char *ngx_http_offload_queue_retry(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+ngx_int_t ngx_http_offload_queue_check(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue);
+ngx_int_t ngx_http_offload_queue_location(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
+ngx_uint_t ngx_http_offload_queues_said(ngx_http_offload_main_conf_t *omcf,
+    ngx_http_offload_zone_t *zone);
+struct json_t *ngx_http_offload_queues_json(
+    ngx_http_offload_main_conf_t *omcf, ngx_http_offload_zone_t *zone);
+char *ngx_http_offload_depth_check(ngx_conf_t *cf, void *post, void *data);
+
+/* _terms.c */
+ngx_int_t ngx_http_offload_terms(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_terms_t *terms,
+    const ngx_http_offload_problem_t **problem);
+
+/* _limit.c */
+ngx_uint_t ngx_http_offload_limits(ngx_http_offload_loc_conf_t *olcf);
+ngx_int_t ngx_http_offload_limited(ngx_http_request_t *r, ngx_int_t result);
+
+
+#endif /* _NGX_HTTP_OFFLOAD_QUEUE_H_INCLUDED_ */
