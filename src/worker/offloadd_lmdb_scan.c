@@ -67,8 +67,8 @@ lmdb_recover_running(struct lmdb *m, uint64_t seq, struct store_job *row,
 
 /*
  * The jobs that have a request are those that are not settled, and the dead
- * letters; a thousand in a transaction.  Those that are lost lose their request, so the cursor looks
- * for its place each time.
+ * letters; a thousand in a transaction.  Those that are lost lose their
+ * request, so the cursor looks for its place each time.
  */
 
 static int
