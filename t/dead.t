@@ -91,7 +91,7 @@ my $job = $n->submit(POST => '/a?status=503&cut=5&size=100000', body => $body,
 my $doc = fails($job);
 
 is $doc->{status}, 'failed', 'five attempts: failed';
-is $doc->{error}{code}, 'backend-status', 'with the code of its answer';
+is $doc->{error}{code}, 'backend_status', 'with the code of its answer';
 is $n->result($job)->{status}, 503, 'which is there';
 is length $n->result($job)->{body}, 100_000, 'whole';
 is_deeply [ files() ], [ $job->{id}, "$job->{id}.5" ],
@@ -103,7 +103,7 @@ my $other = $n->submit(POST => '/down/x', body => 'x');
 is fails($other)->{error}{code}, 'exhausted', 'another one without an answer';
 is $n->result($other)->{status}, 404, 'has no result';
 is dead(), 2, 'and is a dead letter';
-is fails($n->submit(POST => '/a?status=500'))->{error}{code}, 'backend-status',
+is fails($n->submit(POST => '/a?status=500'))->{error}{code}, 'backend_status',
     'an answer that is final';
 is dead(), 2, 'is none';
 

@@ -134,7 +134,7 @@ anew();
 
 my $job = $n->submit(POST => '/hurry/b?status=503&h=Retry-After:1200');
 
-is_over($job, 'failed backend-status', 'no attempt is planned behind it');
+is_over($job, 'failed backend_status', 'no attempt is planned behind it');
 like $n->status($job)->{error}{message}, qr/after the deadline/, 'as it says';
 
 $job = $n->submit(POST => '/hurry/b?status=503&h=Retry-After:500');

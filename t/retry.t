@@ -114,21 +114,21 @@ for my $status (429, 503) {
 
 is_end('PUT, 502 once', PUT => '/a?status=502&cut=1', 2, 'completed');
 is_end('GET, 504 once', GET => '/a?status=504&cut=1', 2, 'completed');
-is_end('POST, 502', POST => '/a?status=502&cut=1', 1, 'backend-status');
-is_end('POST, 504', POST => '/a?status=504&cut=1', 1, 'backend-status');
-is_end('GET, 500', GET => '/a?status=500&cut=1', 1, 'backend-status');
-is_end('GET, 404', GET => '/a?status=404&cut=1', 1, 'backend-status');
+is_end('POST, 502', POST => '/a?status=502&cut=1', 1, 'backend_status');
+is_end('POST, 504', POST => '/a?status=504&cut=1', 1, 'backend_status');
+is_end('GET, 500', GET => '/a?status=500&cut=1', 1, 'backend_status');
+is_end('GET, 404', GET => '/a?status=404&cut=1', 1, 'backend_status');
 is_end('at most once, 503', POST => '/once/a?status=503&cut=1', 1,
-       'backend-status');
+       'backend_status');
 
 my ($doc, $job) = is_end('Offload-No-Retry', POST =>
-    '/a?status=503&h=Offload-No-Retry:1', 1, 'backend-status');
+    '/a?status=503&h=Offload-No-Retry:1', 1, 'backend_status');
 
 ok !exists $n->result($job)->{h}{'offload-no-retry'}, '... is not passed on';
 
 # a large answer goes into a file: those of attempts that failed do not stay
 ($doc, $job) = is_end('503 for ever, and large', POST =>
-    '/a?status=503&size=200000', 5, 'backend-status');
+    '/a?status=503&size=200000', 5, 'backend_status');
 like $doc->{error}{message}, qr/answered 503, and 5 attempts/, '... says so';
 is $n->result($job)->{status}, 503, '... and has the last answer';
 is_deeply [ map { s{.*/}{}r } glob $n->policy->{store} . '/blobs/*' ],
@@ -142,14 +142,14 @@ is_end('nobody there, and an error page of another status', POST =>
        '/page/x', 5, 'exhausted');
 is_end('at most once, nobody there', POST => '/once/down/x', 5, 'exhausted');
 is_end('one is not there, another is', POST => '/two/x', 1, 'completed');
-is_end('cut, POST', POST => '/a?cut=1', 1, 'backend-status');
+is_end('cut, POST', POST => '/a?cut=1', 1, 'backend_status');
 is_end('cut, POST, and an error page that says 503', POST => '/cut/a?cut=1',
-       1, 'backend-status');
+       1, 'backend_status');
 is_end('cut, PUT', PUT => '/a?cut=1', 2, 'completed');
 is_end('a forged word', POST =>
-       '/a?status=502&h=Offload-Upstream:connect&cut=1', 1, 'backend-status');
+       '/a?status=502&h=Offload-Upstream:connect&cut=1', 1, 'backend_status');
 is_end('a forged word that would take an answer away', POST =>
-       '/a?status=500&h=Offload-Upstream:cut', 1, 'backend-status');
+       '/a?status=500&h=Offload-Upstream:cut', 1, 'backend_status');
 
 # one of two has had the request, the other has not
 $n->write_conf(http => $n->{http} =~
@@ -174,14 +174,14 @@ is $doc->{status}, 'completed', 'GET, no answer in time: another attempt';
 
 # ---- as configured
 
-is_end('retry off, 503', POST => '/never/a?status=503', 1, 'backend-status');
+is_end('retry off, 503', POST => '/never/a?status=503', 1, 'backend_status');
 is_end('retry off, nobody there', POST => '/never/down/a', 1,
-       'backend-status');
+       'backend_status');
 is_end('on=500 methods=POST, 500', POST => '/own/a?status=500&cut=1', 2,
        'completed');
-is_end('... GET', GET => '/own/a?status=500&cut=1', 1, 'backend-status');
-is_end('... 503', POST => '/own/a?status=503&cut=1', 1, 'backend-status');
-is_end('max=2', POST => '/own/a?status=500', 2, 'backend-status');
+is_end('... GET', GET => '/own/a?status=500&cut=1', 1, 'backend_status');
+is_end('... 503', POST => '/own/a?status=503&cut=1', 1, 'backend_status');
+is_end('max=2', POST => '/own/a?status=500', 2, 'backend_status');
 
 
 # ---- when

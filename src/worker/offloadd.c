@@ -234,7 +234,13 @@ start(struct offloadd *d)
         return -1;
     }
 
-    if (loop_init(d) != 0 || store_start(&d->store) != 0) {
+    if (loop_init(d) != 0) {
+        return -1;
+    }
+
+    (void) control_init(d);
+
+    if (store_start(&d->store) != 0) {
         return -1;
     }
 
@@ -261,6 +267,7 @@ stop(struct offloadd *d)
     struct store_op     *op, *after;
     struct store_batch  *b, *next;
 
+    control_stop(d);
     store_stop(&d->store);
 
     for (b = store_take(&d->store); b; b = next) {
@@ -287,6 +294,7 @@ stop(struct offloadd *d)
     atomic_store(&d->zone.worker->pid, 0);
     atomic_store(&d->zone.worker->running, 0);
 
+    control_free(d);
     attempt_free_all(d);
     replay_free_handles(d);
     loop_free(d);

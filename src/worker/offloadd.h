@@ -46,6 +46,7 @@
  *      offloadd_lmdb_dead.c the engine: jobs that failed with their requests
  *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
  *      offloadd_lmdb_owner.c  the engine: whose store it is
+ *      offloadd_lmdb_control.c  the engine: what the control looks at
  *      offloadd_files.c     spool and blob files
  *      offloadd_recover.c   what a dead worker left
  *      offloadd_jobs.c      jobs in memory: table, heaps
@@ -69,6 +70,15 @@
  *      offloadd_result.c    one answer, kept in memory or in a blob
  *      offloadd_multi.c     libcurl's multi handles and sockets
  *      offloadd_loop.c      epoll, timers, signals
+ *      offloadd_control.c   the control interface: socket, connections
+ *      offloadd_control_request.c  the same: requests and their answers
+ *      offloadd_control_route.c  the same: paths, arguments
+ *      offloadd_control_op.c  the same: what the store is asked for
+ *      offloadd_control_zone.c  the same: the zone, pause and resume
+ *      offloadd_control_queue.c  the same: queues
+ *      offloadd_control_job.c  the same: one job
+ *      offloadd_control_dead.c  the same: all dead letters
+ *      offloadd_control_letter.c  the same: one of them
  */
 
 #ifndef OFFLOADD_H
@@ -236,6 +246,10 @@ const char *policy_fixed_differs(const struct policy *a,
 #include "offloadd_store.h"
 
 
+/* offloadd_control*.c: the control interface */
+#include "offloadd_control.h"
+
+
 /* offloadd_retry.c, offloadd_failed.c, offloadd_deadline.c, offloadd_dead.c,
  * offloadd_orders.c */
 #include "offloadd_retry.h"
@@ -310,6 +324,7 @@ uint64_t sched_backoff(struct sched *s, uint32_t retries);
 void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
 void sched_forget(struct offloadd *d, uint32_t job);
 uint64_t sched_random(struct sched *s);
+void sched_cancel(struct offloadd *d, uint64_t seq, const uint8_t *id);
 void sched_free_slot(struct offloadd *d, uint32_t job);
 void sched_write_slot(struct offloadd *d, uint32_t job, uint32_t state,
     const struct store_job *row);
@@ -325,7 +340,6 @@ void sched_sent(struct offloadd *d, struct attempt *a);
 void sched_ended(struct offloadd *d, struct attempt *a);
 /* The outcome is known: enum replay_outcome. */
 void sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome);
-int sched_flags(struct offloadd *d, uint32_t hash, uint32_t flags);
 
 
 /* offloadd_watch.c (loop thread) */
@@ -485,6 +499,8 @@ struct attempts {
     uint32_t               made;
 };
 
+extern const char *const  attempt_errors[STORE_ERRORS];
+
 struct attempt *attempt_get(struct offloadd *d);
 void attempt_put(struct offloadd *d, struct attempt *a);
 void attempt_begin(struct offloadd *d, struct attempt *a, uint32_t job,
@@ -622,6 +638,7 @@ struct offloadd {
     struct deadlines deadlines;
     struct attempts  attempts;
     struct loop      loop;
+    struct control   control;
 };
 
 /* offloadd_policy.c */

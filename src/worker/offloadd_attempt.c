@@ -474,7 +474,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 }
 
 
-static const char *const  attempt_errors[STORE_ERRORS] = {
+const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
     "result_not_stored", "request_lost", "result_too_large", "exhausted",
     "expired"

@@ -21,6 +21,7 @@ store_init(struct store *s, struct offloadd *d, struct engine_error *e)
     s->engine = &engine_lmdb;
     s->ops_last = &s->ops;
     s->batches_last = &s->batches;
+    s->reads_last = &s->reads;
     s->todo_last = &s->todo;
     s->wake = -1;
     s->bell = -1;
@@ -86,6 +87,24 @@ store_submit(struct store *s, struct store_op *first, struct store_op **last)
     pthread_mutex_lock(&s->mutex);
     *s->ops_last = first;
     s->ops_last = last;
+    pthread_mutex_unlock(&s->mutex);
+
+    if (zone_wake_due(&s->store_sleeping)) {
+        store_ring(s->store_event);
+    }
+}
+
+
+/* What is only looked at waits for no transaction. */
+
+void
+store_submit_read(struct store *s, struct store_op *op)
+{
+    op->next = NULL;
+
+    pthread_mutex_lock(&s->mutex);
+    *s->reads_last = op;
+    s->reads_last = &op->next;
     pthread_mutex_unlock(&s->mutex);
 
     if (zone_wake_due(&s->store_sleeping)) {
@@ -231,6 +250,10 @@ store_take_ops(struct store *s)
         s->ops = NULL;
         s->ops_last = &s->ops;
     }
+
+    s->reading = s->reads;
+    s->reads = NULL;
+    s->reads_last = &s->reads;
 
     stop = s->stop;
     pthread_mutex_unlock(&s->mutex);

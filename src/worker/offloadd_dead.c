@@ -93,7 +93,7 @@ dead_log(const struct store_op *op)
  * arrived.
  */
 
-static void
+void
 dead_redriven(struct offloadd *d, struct store_op *op)
 {
     uint32_t     i;

@@ -551,8 +551,13 @@ const struct engine  engine_lmdb = {
     .get_rings = lmdb_get_rings,
     .put_rings = lmdb_put_rings,
     .put_queue = lmdb_put_queue,
+    .put_flags = lmdb_put_flags,
     .queues = lmdb_queues,
     .wants_body = lmdb_wants_body,
     .wants_blob = lmdb_wants_blob,
     .upkeep = lmdb_upkeep,
+    .counters = lmdb_counters,
+    .look = lmdb_look,
+    .get_hold = lmdb_get_hold,
+    .put_hold = lmdb_put_hold,
 };

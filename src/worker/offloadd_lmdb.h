@@ -209,6 +209,8 @@ void lmdb_queue_row(struct store_job *row,
     const struct zone_request_view *view);
 int lmdb_put_queue(void *self, const struct store_queue *row,
     struct engine_error *e);
+int lmdb_put_flags(void *self, uint32_t hash, uint32_t flags,
+    struct engine_error *e);
 int lmdb_queues(void *self, engine_queue each, void *ctx,
     struct engine_error *e);
 
@@ -223,5 +225,13 @@ int lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
     struct engine_error *e);
 int lmdb_wants_body(void *self, const uint8_t *id);
 int lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt);
+
+/* offloadd_lmdb_control.c */
+int lmdb_read_begin(struct lmdb *m, MDB_txn **txn, struct engine_error *e);
+int lmdb_counters(void *self, struct store_counters *c,
+    struct engine_error *e);
+int lmdb_look(void *self, struct engine_look *v, struct engine_error *e);
+int lmdb_get_hold(void *self, uint32_t *hold, struct engine_error *e);
+int lmdb_put_hold(void *self, uint32_t hold, struct engine_error *e);
 
 #endif /* OFFLOADD_LMDB_H */

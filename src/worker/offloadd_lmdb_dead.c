@@ -335,21 +335,21 @@ lmdb_show(void *self, struct store_op *op, struct engine_error *e)
 
 
 static int
-lmdb_list_one(struct lmdb *m, struct dead_list *list, uint64_t seq,
-    struct engine_error *e)
+lmdb_list_one(struct lmdb *m, MDB_txn *txn, struct dead_list *list,
+    uint64_t seq, struct engine_error *e)
 {
     int                rc;
     MDB_val            key, data;
     const char        *text;
     struct dead_entry *to = &list->entries[list->n];
 
-    rc = lmdb_get_row(m, m->txn, seq, &to->row, e);
+    rc = lmdb_get_row(m, txn, seq, &to->row, e);
     if (rc != 0) {
         return rc == ENGINE_NOT_FOUND ? 0 : -1;
     }
 
     lmdb_seq_key(&key, &seq);
-    rc = mdb_get(m->txn, m->db[LMDB_JOBS], &key, &data);
+    rc = mdb_get(txn, m->db[LMDB_JOBS], &key, &data);
 
     if (rc || to->row.type_len > STORE_TYPE_MAX
         || to->row.message_len > STORE_MESSAGE_MAX
@@ -372,19 +372,19 @@ lmdb_list_one(struct lmdb *m, struct dead_list *list, uint64_t seq,
 }
 
 
-int
-lmdb_list(void *self, struct dead_list *list, struct engine_error *e)
+static int
+lmdb_list_some(struct lmdb *m, MDB_txn *txn, struct dead_list *list,
+    struct engine_error *e)
 {
     int                    rc;
     MDB_val                key, data;
     uint64_t               seq;
     MDB_cursor            *cursor;
-    struct lmdb           *m = self;
     struct store_dead_key  k;
 
     list->n = 0;
 
-    rc = mdb_cursor_open(m->txn, m->db[LMDB_DEAD], &cursor);
+    rc = mdb_cursor_open(txn, m->db[LMDB_DEAD], &cursor);
     if (rc) {
         return lmdb_fail(e, rc, STORE_DB_DEAD);
     }
@@ -400,7 +400,7 @@ lmdb_list(void *self, struct dead_list *list, struct engine_error *e)
             break;
         }
 
-        if (lmdb_list_one(m, list, seq, e) != 0) {
+        if (lmdb_list_one(m, txn, list, seq, e) != 0) {
             mdb_cursor_close(cursor);
             return -1;
         }
@@ -415,6 +415,30 @@ lmdb_list(void *self, struct dead_list *list, struct engine_error *e)
 
     return rc == 0 || rc == MDB_NOTFOUND ? 0 : lmdb_fail(e, rc,
                                                          STORE_DB_DEAD);
+}
+
+
+/* In the open transaction, or as of the last commit when there is none. */
+
+int
+lmdb_list(void *self, struct dead_list *list, struct engine_error *e)
+{
+    int           rc;
+    MDB_txn      *txn;
+    struct lmdb  *m = self;
+
+    if (m->txn) {
+        return lmdb_list_some(m, m->txn, list, e);
+    }
+
+    if (lmdb_read_begin(m, &txn, e) != 0) {
+        return -1;
+    }
+
+    rc = lmdb_list_some(m, txn, list, e);
+    mdb_txn_abort(txn);
+
+    return rc;
 }
 
 

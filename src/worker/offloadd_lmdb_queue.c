@@ -30,23 +30,90 @@ lmdb_queue_row(struct store_job *row, const struct zone_request_view *view)
 }
 
 
+static void
+lmdb_queue_key(MDB_val *key, char name[LMDB_QUEUE_KEY], uint32_t hash)
+{
+    memcpy(name, STORE_ROW_QUEUE, LMDB_QUEUE_PREFIX);
+    memcpy(name + LMDB_QUEUE_PREFIX, &hash, sizeof(hash));
+
+    key->mv_data = name;
+    key->mv_size = LMDB_QUEUE_KEY;
+}
+
+
+/* The row as it stands in the open transaction, or an empty one. */
+
+static int
+lmdb_get_queue(struct lmdb *m, uint32_t hash, struct store_queue *row,
+    struct engine_error *e)
+{
+    int      rc;
+    char     name[LMDB_QUEUE_KEY];
+    MDB_val  key, data;
+
+    memset(row, 0, sizeof(*row));
+    row->hash = hash;
+
+    lmdb_queue_key(&key, name, hash);
+    rc = mdb_get(m->txn, m->db[LMDB_META], &key, &data);
+
+    if (rc == 0 && data.mv_size == sizeof(*row)) {
+        memcpy(row, data.mv_data, sizeof(*row));
+    }
+
+    return rc == 0 || rc == MDB_NOTFOUND ? 0 : lmdb_fail(e, rc, STORE_DB_META);
+}
+
+
+static int
+lmdb_put_queue_row(struct lmdb *m, struct store_queue *row,
+    struct engine_error *e)
+{
+    char     name[LMDB_QUEUE_KEY];
+    MDB_val  key, data;
+
+    lmdb_queue_key(&key, name, row->hash);
+    data.mv_data = row;
+    data.mv_size = sizeof(*row);
+
+    return lmdb_put(m, LMDB_META, &key, &data, e);
+}
+
+
+/*
+ * The loop asks for both in order, but operations change places when a
+ * transaction fails: an older time must not bring back older flags.
+ */
+
 int
 lmdb_put_queue(void *self, const struct store_queue *row,
     struct engine_error *e)
 {
-    char          name[LMDB_QUEUE_KEY];
-    MDB_val       key, data;
-    struct lmdb  *m = self;
+    struct store_queue  now;
 
-    memcpy(name, STORE_ROW_QUEUE, LMDB_QUEUE_PREFIX);
-    memcpy(name + LMDB_QUEUE_PREFIX, &row->hash, sizeof(row->hash));
+    if (lmdb_get_queue(self, row->hash, &now, e) != 0) {
+        return -1;
+    }
 
-    key.mv_data = name;
-    key.mv_size = sizeof(name);
-    data.mv_data = (void *) (uintptr_t) row;
-    data.mv_size = sizeof(*row);
+    now.tat_us = row->tat_us;
 
-    return lmdb_put(m, LMDB_META, &key, &data, e);
+    return lmdb_put_queue_row(self, &now, e);
+}
+
+
+int
+lmdb_put_flags(void *self, uint32_t hash, uint32_t flags,
+    struct engine_error *e)
+{
+    struct store_queue  now;
+
+    if (lmdb_get_queue(self, hash, &now, e) != 0) {
+        return -1;
+    }
+
+    now.flags = flags;
+
+    return lmdb_put_queue_row(self, &now, e);
 }
 
 

@@ -236,6 +236,10 @@ loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
         return;                                 /* they came first */
     }
 
+    if (control_ready(d, fd)) {
+        return;
+    }
+
     multi_ready(d, fd, events);
 }
 
@@ -330,6 +334,7 @@ loop_tick(struct offloadd *d)
                           memory_order_relaxed);
 
     watch_tick(d);
+    control_tick(d);
 }
 
 
@@ -493,6 +498,10 @@ loop_timeout(struct offloadd *d)
         at = multi_next(d);
     }
 
+    if (control_next(d) < at) {
+        at = control_next(d);
+    }
+
     if (d->sched.paced_until < at) {
         at = d->sched.paced_until;
     }
@@ -612,6 +621,7 @@ loop_run(struct offloadd *d)
         if (loop_wait(d)) {
             loop_batches(d);
             multi_run(d);
+            control_run(d);
         }
     }
 

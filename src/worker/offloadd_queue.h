@@ -223,7 +223,7 @@ int circuit_neither(struct circuit *c, uint64_t now, int probe);
 
 #define QUEUE_DEFAULT         0                 /* its index */
 
-/* Nothing begins in either; a draining queue shall accept nothing as well. */
+/* Nothing begins in either. */
 #define QUEUE_FLAGS           (STORE_QUEUE_PAUSED|STORE_QUEUE_DRAINING)
 
 struct queue {

@@ -174,7 +174,7 @@ recover_rates(struct offloadd *d, struct engine_error *e)
         }
 
         row.hash = q->hash;
-        row.flags = q->flags;
+        row.flags = 0;                          /* these are there */
         row.tat_us = (clock_ms() + 1) * 1000 + rate_plan(&q->rate, now) - now;
 
         if (d->store.engine->put_queue(d->store.self, &row, e) != 0) {
@@ -299,7 +299,9 @@ recover(struct offloadd *d, struct engine_error *e)
     ctx.daemon = d;
     ctx.now_ms = clock_ms();
 
-    if (recover_counters(d, e) != 0 || rings_init(&d->store, e) != 0) {
+    if (recover_counters(d, e) != 0 || rings_init(&d->store, e) != 0
+        || d->store.engine->get_hold(d->store.self, &d->control.hold, e) != 0)
+    {
         return -1;
     }
 

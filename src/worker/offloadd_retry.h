@@ -95,6 +95,8 @@ int dead_submit(struct offloadd *d, uint32_t type, const uint8_t *id,
 int dead_submit_list(struct offloadd *d, struct dead_list *list,
     dead_done done, void *ctx);
 void dead_stored(struct offloadd *d, struct store_op *op);
+/* A redrive is committed: STALE if it was none. */
+void dead_redriven(struct offloadd *d, struct store_op *op);
 
 
 /* offloadd_orders.c */

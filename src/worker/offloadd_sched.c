@@ -232,39 +232,51 @@ sched_known_job(struct offloadd *d, struct store_event *ev)
 }
 
 
+/* The store has it as canceled; seq: 0 if it was not active. */
+
+void
+sched_cancel(struct offloadd *d, uint64_t seq, const uint8_t *id)
+{
+    uint32_t         i;
+    struct job      *job;
+    struct log_line  l;
+
+    i = seq ? job_find(&d->sched.table, seq) : JOB_NONE;
+
+    if (i == JOB_NONE) {
+        return;
+    }
+
+    job = job_at(&d->sched.table, i);
+
+    if (log_begin(&l, LOG_INFO, "canceled")) {
+        log_id(&l, "job", id);
+        log_str(&l, "was", job->place == JOB_ATTEMPT ? "running"
+                : job->place == JOB_DEFERRED ? "deferred" : "queued");
+        log_end(&l);
+    }
+
+    if (job->place == JOB_ATTEMPT) {
+        attempt_cancel(d, job->attempt);
+
+        /* no SETTLE will tell the store what it used of its rate */
+
+        if (queues_find(&d->sched.queues, job->queue)->rate.interval) {
+            (void) sched_store_queue(d, job->queue);
+        }
+    }
+
+    sched_forget(d, i);
+    d->sched.settled++;
+}
+
+
 static void
 sched_canceled(struct offloadd *d, struct store_event *ev)
 {
-    uint32_t                i;
-    struct job             *job;
-    struct log_line         l;
     struct zone_completion  c;
 
-    i = ev->seq ? job_find(&d->sched.table, ev->seq) : JOB_NONE;
-
-    if (i != JOB_NONE) {
-        job = job_at(&d->sched.table, i);
-
-        if (log_begin(&l, LOG_INFO, "canceled")) {
-            log_id(&l, "job", ev->id);
-            log_str(&l, "was", job->place == JOB_ATTEMPT ? "running"
-                    : job->place == JOB_DEFERRED ? "deferred" : "queued");
-            log_end(&l);
-        }
-
-        if (job->place == JOB_ATTEMPT) {
-            attempt_cancel(d, job->attempt);
-
-            /* no SETTLE will tell the store what it used of its rate */
-
-            if (queues_find(&d->sched.queues, job->queue)->rate.interval) {
-                (void) sched_store_queue(d, job->queue);
-            }
-        }
-
-        sched_forget(d, i);
-        d->sched.settled++;
-    }
+    sched_cancel(d, ev->seq, ev->id);
 
     if (ev->token == 0) {
         return;
@@ -325,6 +337,11 @@ sched_op(struct offloadd *d, struct store_op *op)
 
     if (op->type >= STORE_OP_REDRIVE) {
         dead_stored(d, op);
+        return;
+    }
+
+    if (op->type == STORE_OP_CONTROL || op->type == STORE_OP_READ) {
+        control_op_done(d, op);
         return;
     }
 
@@ -449,7 +466,7 @@ sched_dispatch(struct offloadd *d)
 
     i = queues_next(&s->queues, &s->table, now);
 
-    if (d->loop.stop != LOOP_GO_ON || !d->loop.held) {
+    if (d->loop.stop != LOOP_GO_ON || !d->loop.held || d->control.hold) {
         sched_unlend(d);
         return;
     }

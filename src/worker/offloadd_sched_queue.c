@@ -116,7 +116,6 @@ sched_put_queue(struct offloadd *d, struct attempt *a)
     plan = rate_plan(&q->rate, now);
 
     a->op.queue.hash = q->hash;
-    a->op.queue.flags = q->flags;
     a->op.queue.tat_us = (clock_ms() + 1) * 1000 + (plan - now);
 }
 
@@ -141,7 +140,6 @@ sched_store_queue(struct offloadd *d, uint32_t hash)
     op->type = STORE_OP_QUEUE;
     op->has_queue = 1;
     op->queue.hash = q->hash;
-    op->queue.flags = q->flags;
     op->queue.tat_us = (clock_ms() + 1) * 1000 + rate_plan(&q->rate, now)
                        - now;
 
@@ -251,15 +249,4 @@ sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
     if (outcome == REPLAY_ANSWERED) {
         sched_circuit(d, a, q, status >= 502 && status <= 504);
     }
-}
-
-
-/* Pauses a queue, or lets it go on: kept across restarts. */
-
-int
-sched_flags(struct offloadd *d, uint32_t hash, uint32_t flags)
-{
-    queues_flags(&d->sched.queues, hash, flags);
-
-    return sched_store_queue(d, hash);
 }

@@ -27,6 +27,7 @@
 #define STORE_EXPIRE_MAX      512               /* jobs in a transaction */
 
 
+static void store_read(struct store *s);
 static int store_round(struct store *s);
 static int store_fill(struct store *s, struct store_batch *b,
     struct engine_error *e);
@@ -50,6 +51,7 @@ store_main(void *arg)
 
     for ( ;; ) {
         stop = store_take_ops(s);
+        store_read(s);
         worked = mono_ms() >= s->retry_at && store_round(s);
 
         if (stop && (s->todo == NULL || s->failures)) {
@@ -62,6 +64,36 @@ store_main(void *arg)
             store_wait(s);
         }
     }
+}
+
+
+/* What the control interface wants to know. */
+
+static void
+store_read(struct store *s)
+{
+    struct store_op      *op;
+    struct store_batch   *b;
+    struct engine_error   e;
+
+    if (s->reading == NULL) {
+        return;
+    }
+
+    b = calloc(1, sizeof(*b));
+    if (b == NULL) {
+        return;                                 /* its client has a timeout */
+    }
+
+    for (op = s->reading; op; op = op->next) {
+        if (control_op_apply(s, op, &e) != 0) {
+            log_text(LOG_WARN, "control: %.300s", e.text);
+        }
+    }
+
+    b->ops = s->reading;
+    s->reading = NULL;
+    store_give(s, b);
 }
 
 
@@ -289,6 +321,8 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         ZONE_FAILPOINT("defer.before-commit");
         rc = s->engine->defer(s->self, op, e);
         break;
+    case STORE_OP_CONTROL:
+        return control_op_apply(s, op, e);
 
     case STORE_OP_OVERDUE:
         ZONE_FAILPOINT("overdue.before-commit");
@@ -313,6 +347,7 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
     case STORE_OP_LIST:
         rc = s->engine->list(s->self, op->list, e);
         break;
+
 
     case STORE_OP_QUEUE:
         rc = 0;
@@ -363,6 +398,9 @@ store_failpoints(struct store *s)
             break;
         case STORE_OP_DEFER:
             ZONE_FAILPOINT("defer.after-commit");
+            break;
+        case STORE_OP_CONTROL:
+            ZONE_FAILPOINT("control.after-commit");
             break;
         case STORE_OP_OVERDUE:
             ZONE_FAILPOINT("overdue.after-commit");
@@ -559,7 +597,7 @@ store_wait(struct store *s)
     zone_sleep_arm(&s->store_sleeping);
 
     pthread_mutex_lock(&s->mutex);
-    idle = s->ops == NULL && !s->stop;
+    idle = s->ops == NULL && s->reads == NULL && !s->stop;
     pthread_mutex_unlock(&s->mutex);
 
     now = mono_ms();

@@ -15,8 +15,10 @@ enum store_op_type {
     STORE_OP_SETTLE,                            /* running -> an end */
     STORE_OP_REQUEUE,                           /* running -> queued */
     STORE_OP_DEFER,                             /* running, not by us */
-    STORE_OP_QUEUE,                             /* a queue's row */
+    STORE_OP_QUEUE,                             /* a queue's time */
     STORE_OP_ANSWER,                            /* a CQ entry to post */
+    STORE_OP_CONTROL,                           /* see offloadd_control.h, */
+    STORE_OP_READ,                              /* beside transactions */
     STORE_OP_OVERDUE,                           /* queued -> failed */
     STORE_OP_REDRIVE,                           /* dead -> queued */
     STORE_OP_PURGE,                             /* a dead letter's end */
@@ -173,6 +175,23 @@ struct engine_cancel {
     uint64_t        seq;                        /* out; 0: was not active */
 };
 
+/* A job as it stands in the store; `whole`: with its request, but for the
+ * body, and its result, the body of which is cut. */
+struct engine_look {
+    uint8_t              id[ZONE_ID_SIZE];
+    int                  whole;
+    uint64_t             seq;                   /* out, all of these */
+    struct store_job     row;
+    char                 type[STORE_TYPE_MAX + 1];
+    char                 message[STORE_MESSAGE_MAX + 1];
+    struct buf           request;               /* as a payload */
+    struct buf           headers;
+    struct buf           body;                  /* empty: in a blob, or so */
+    struct store_result  result;
+};
+
+#define ENGINE_LOOK_BODY      (16u * 1024)
+
 /* Records that ended in their ring. */
 struct engine_turned {
     uint64_t  rejected;
@@ -258,7 +277,10 @@ struct engine {
     int       (*put_rings)(void *self, const struct store_rings *row,
                    size_t size, const struct engine_turned *t,
                    struct engine_error *e);
+    /* Its time, and its flags: each leaves the other as it is. */
     int       (*put_queue)(void *self, const struct store_queue *row,
+                   struct engine_error *e);
+    int       (*put_flags)(void *self, uint32_t hash, uint32_t flags,
                    struct engine_error *e);
     /* All rows of queues.  Its own transaction. */
     int       (*queues)(void *self, engine_queue each, void *ctx,
@@ -267,6 +289,15 @@ struct engine {
     int       (*wants_body)(void *self, const uint8_t *id);
     int       (*wants_blob)(void *self, const uint8_t *id, uint32_t attempt);
     void      (*upkeep)(void *self);            /* each 10 s or so */
+    /* As of the last commit, without a transaction. */
+    int       (*counters)(void *self, struct store_counters *c,
+                   struct engine_error *e);
+    int       (*look)(void *self, struct engine_look *v,
+                   struct engine_error *e);
+    /* The zone's STORE_QUEUE_* flags; put: in the transaction. */
+    int       (*get_hold)(void *self, uint32_t *hold,
+                   struct engine_error *e);
+    int       (*put_hold)(void *self, uint32_t hold, struct engine_error *e);
 };
 
 extern const struct engine  engine_lmdb;
@@ -316,6 +347,8 @@ struct store {
     pthread_mutex_t       mutex;
     struct store_op      *ops;                  /* loop -> store */
     struct store_op     **ops_last;
+    struct store_op      *reads;                /* likewise, STORE_OP_READ */
+    struct store_op     **reads_last;
     struct store_batch   *batches;              /* store -> loop */
     struct store_batch  **batches_last;
     struct attempt       *lent;                 /* capacity: see sched_lend */
@@ -335,6 +368,7 @@ struct store {
     struct store_op      *todo;                 /* taken, not committed */
     struct store_op     **todo_last;
     struct store_op     **applied;              /* up to here, in this txn */
+    struct store_op      *reading;
     struct drain_lane    *lanes;
     uint32_t              first_lane;           /* rotates: fairness */
     struct drain_item    *items;
@@ -369,6 +403,7 @@ int store_take_ops(struct store *s);
 void store_give(struct store *s, struct store_batch *b);
 void store_submit(struct store *s, struct store_op *first,
     struct store_op **last);
+void store_submit_read(struct store *s, struct store_op *op);
 struct store_batch *store_take(struct store *s);
 void store_batch_free(struct store_batch *b);
 void store_stop(struct store *s);               /* finishes what is there */

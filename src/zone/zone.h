@@ -387,10 +387,10 @@ struct zone_bell {
 };
 
 int zone_wake_bind(const char *path, struct zone_error *e); /* fd, O_NONBLOCK */
+int zone_socket_bind(const char *path, int type, struct zone_error *e);
 void zone_wake_drain(int fd);
 int zone_bell_init(struct zone_bell *b, const char *path);
 int zone_bell_socket(void);                     /* unbound fd to ring with */
-/* A receiver that is gone, not yet there, or has its queue full, is fine. */
 void zone_bell_ring(int fd, const struct zone_bell *b);
 
 /*

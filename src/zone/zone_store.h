@@ -7,7 +7,8 @@
  *                 "owner" -> struct store_owner;
  *                 "counters" -> struct store_counters;
  *                 "rings" -> struct store_rings + a store_ring for each lane;
- *                 "queue/" + hash -> struct store_queue
+ *                 "queue/" + hash -> struct store_queue;
+ *                 "hold" -> uint32_t, the zone's STORE_QUEUE_* flags
  *      ids        job id, 16 bytes -> seq
  *      jobs       seq -> struct store_job + its strings: Content-Type, the
  *                 error's message, the progress's
@@ -282,13 +283,15 @@ _Static_assert(sizeof(struct store_ring) == 16, "store_ring");
 _Static_assert(sizeof(struct store_rings) == 24, "store_rings");
 
 /*
- * What of a queue outlives the worker.  Written in the transaction of each
- * START, SETTLE and REQUEUE of a job in a queue with a rate, and when a flag
- * changes.
+ * What of a queue outlives the worker.  The time is written in the transaction
+ * of each START, SETTLE and REQUEUE of a job in a queue with a rate, the flags
+ * when the operator changes them.  By either flag no attempt begins, and jobs
+ * are accepted as ever.
  */
 
-#define STORE_QUEUE_PAUSED    0x01              /* nothing begins */
-#define STORE_QUEUE_DRAINING  0x02              /* nor is accepted */
+#define STORE_QUEUE_PAUSED    0x01
+#define STORE_QUEUE_DRAINING  0x02              /* and the operator waits for
+                                                   the end of those running */
 
 struct store_queue {
     uint32_t  hash;                             /* zone_queue_hash() */
@@ -304,5 +307,6 @@ _Static_assert(sizeof(struct store_queue) == 16, "store_queue");
 
 #define STORE_ROW_COUNTERS    "counters"
 #define STORE_ROW_RINGS       "rings"
+#define STORE_ROW_HOLD        "hold"
 
 #endif /* OFFLOAD_ZONE_STORE_H */

@@ -84,6 +84,15 @@ zone_wake_clear(const char *path, struct zone_error *e)
 int
 zone_wake_bind(const char *path, struct zone_error *e)
 {
+    return zone_socket_bind(path, SOCK_DGRAM, e);
+}
+
+
+/* Any type: a stale socket is replaced, the new one has mode 0600. */
+
+int
+zone_socket_bind(const char *path, int type, struct zone_error *e)
+{
     int               fd, err;
     struct zone_bell  b;
 
@@ -97,7 +106,7 @@ zone_wake_bind(const char *path, struct zone_error *e)
         return -1;
     }
 
-    fd = zone_bell_socket();
+    fd = socket(AF_UNIX, type|SOCK_CLOEXEC|SOCK_NONBLOCK, 0);
 
     if (fd == -1) {
         err = errno;

@@ -28,7 +28,8 @@ use Test::More;
 # late         (disk) the same when it stays away for longer than
 #              offload_accept_timeout; `-`: the client has its answer by then;
 #              `gone`: no answer, and no job
-# job          what becomes of it in the end, unless the client saw a 503
+# job          what becomes of it in the end, unless the client saw a 503; of
+#              `control`: what the zone's state is, for the next offloadd
 # times        the attempts that its document may show in the end
 
 my $TABLE = <<'EOT';
@@ -80,6 +81,8 @@ recover.claims              offloadd  md   running   202     -    completed 2
 claim.recover.before-commit offloadd  md   running   202     -    completed 2
 recover.jobs                offloadd  md   running   202     -    completed 2
 recover.slots               offloadd  md   running   202     -    completed 2
+control.before-commit       control   md   small     broken  -    active    -
+control.after-commit        control   md   small     broken  -    paused    -
 overdue.before-commit       dead      md   overdue   202     -    failed    1
 overdue.after-commit        dead      md   overdue   202     -    failed    1
 redrive.before-commit       dead      md   redrive   202     -    completed 3

@@ -48,7 +48,7 @@ my $BAD = qr/\[alert\]|\[emerg\]|AddressSanitizer|LeakSanitizer
 sub bad_lines {
     my ($self) = @_;
     my %files = map { $_ => 1 } glob("$self->{prefix}/*.log"),
-                glob("$self->{prefix}/asan*"), glob("$self->{zone_dir}/*.log");
+                glob("$self->{prefix}/san/*"), glob("$self->{zone_dir}/*.log");
     my $log = eval { $self->policy->{log} };
     my @bad;
 

@@ -100,8 +100,10 @@ sub new {
     my %env = %{ $self->{worker_env} // {} };
 
     if ($asan) {
-        my $supp = "$self->{prefix}/asan";
+        my $supp = "$self->{prefix}/san/offloadd";
 
+        mkdir "$self->{prefix}/san";            # for nginx's user, too
+        chmod 01777, "$self->{prefix}/san";
         $env{ASAN_OPTIONS} //= "detect_leaks=1:log_path=$supp";
         $env{UBSAN_OPTIONS} //= "print_stacktrace=1";
     }
@@ -201,7 +203,7 @@ sub command {
                   qw(libasan.so libubsan.so);
 
         unshift @nginx, 'env', "LD_PRELOAD=$pre", 'ASAN_OPTIONS=detect_leaks=0'
-            . ":log_path=$self->{prefix}/asan", 'UBSAN_OPTIONS='
+            . ":log_path=$self->{prefix}/san/nginx", 'UBSAN_OPTIONS='
             . 'print_stacktrace=1';
     }
 

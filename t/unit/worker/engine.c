@@ -244,8 +244,8 @@ test_queues(void)
     must(en->begin(self, &e) == 0);
     must(en->put_queue(self, &row, &e) == 0);
     row.hash = 0x01020304;
-    row.flags = STORE_QUEUE_PAUSED;
     must(en->put_queue(self, &row, &e) == 0);
+    must(en->put_flags(self, row.hash, STORE_QUEUE_PAUSED, &e) == 0);
     must(en->commit(self, &e) == 0);
 
     must(en->begin(self, &e) == 0);
@@ -275,6 +275,73 @@ test_queues(void)
 }
 
 
+/* A queue's time and flags are written by different operations, which may
+ * change places. */
+
+static int
+queue_seven(void *ctx, const struct store_queue *row)
+{
+    if (row->hash == 7) {
+        *(struct store_queue *) ctx = *row;
+    }
+
+    return 0;
+}
+
+
+static void
+test_flags(void)
+{
+    struct store_queue  row, read;
+
+    memset(&row, 0, sizeof(row));
+    row.hash = 7;
+    row.tat_us = 1000;
+
+    must(en->begin(self, &e) == 0);
+    must(en->put_flags(self, 7, STORE_QUEUE_PAUSED, &e) == 0);
+    must(en->put_queue(self, &row, &e) == 0);
+    must(en->commit(self, &e) == 0);
+    must(en->queues(self, queue_seven, &read, &e) == 0);
+    is(read.flags, STORE_QUEUE_PAUSED, "a time leaves a queue's flags alone");
+    is((intmax_t) read.tat_us, 1000, "and is written");
+
+    must(en->begin(self, &e) == 0);
+    must(en->put_flags(self, 7, 0, &e) == 0);
+    must(en->commit(self, &e) == 0);
+    must(en->queues(self, queue_seven, &read, &e) == 0);
+    is(read.flags, 0, "flags are taken back");
+    is((intmax_t) read.tat_us, 1000, "and leave its time alone");
+}
+
+
+static void
+test_look(void)
+{
+    uint64_t              seq;
+    struct engine_look    v;
+    struct engine_insert  in;
+
+    must(en->begin(self, &e) == 0);
+    must(insert(&in, 9, 0) == 0);
+    seq = in.seq;
+    memset(&v, 0, sizeof(v));
+    memcpy(v.id, in.record->id, ZONE_ID_SIZE);
+    is(en->look(self, &v, &e), ENGINE_NOT_FOUND,
+       "what is not committed is not to be seen");
+    must(en->commit(self, &e) == 0);
+    is(en->look(self, &v, &e), 0, "a job is seen");
+    is((intmax_t) v.seq, (intmax_t) seq, "it is that one");
+    is(v.row.state, STORE_QUEUED, "as it stands");
+    v.whole = 1;
+    is(en->look(self, &v, &e), -1, "a request that is none is not shown");
+    must(en->begin(self, &e) == 0);
+    must(en->withdraw(self, v.id, &e) == 0);
+    must(en->commit(self, &e) == 0);
+    buf_free(&v.request);
+}
+
+
 int
 main(void)
 {
@@ -296,6 +363,8 @@ main(void)
     test_known();
     test_files();
     test_queues();
+    test_flags();
+    test_look();
 
     en->close(self);
 
