@@ -99,7 +99,7 @@ for my $status (400, 404, 500) {
 
 my $pid = $n->offloadd;
 
-kill 'STOP', $pid;
+Offload::freeze($pid);
 
 my @waiting = map { $n->submit(POST => "/w/$_", body => 'x') } 1 .. 3;
 
