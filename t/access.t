@@ -180,7 +180,7 @@ is $auths->() - $before, 1, 'and can be set back';
 
 my $pid = $n->offloadd;
 
-kill 'STOP', $pid;
+Offload::freeze($pid);
 
 my $once = $n->submit(POST => '/once/later', body => 'x');
 my $every = $n->submit(POST => '/every/later', body => 'x');

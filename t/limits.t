@@ -31,7 +31,7 @@ for my $case ([ 'slots', 'jobs 2m path=%%ZONE%% lanes=2 slots=64', 10 ],
     my $pid = $n->offloadd;
     my (@jobs, $full);
 
-    kill 'STOP', $pid;
+    Offload::freeze($pid);
 
     for my $i (1 .. 100_000) {
         my $r = $n->request('POST', "/full/$what/$i", body => 'f' x $size);
