@@ -9,6 +9,25 @@
 #define _NGX_HTTP_OFFLOAD_CLIENT_H_INCLUDED_
 
 
+/* _headers.c */
+typedef struct {
+    ngx_list_part_t            *part;
+    ngx_uint_t                  i;
+} ngx_http_offload_walk_t;
+
+void ngx_http_offload_walk_init(ngx_http_offload_walk_t *walk,
+    ngx_list_t *list);
+ngx_table_elt_t *ngx_http_offload_walk_next(ngx_http_offload_walk_t *walk);
+ngx_table_elt_t *ngx_http_offload_request_header(ngx_http_request_t *r,
+    const char *lowcase);
+
+typedef void (*ngx_http_offload_element_pt)(void *data, u_char *p,
+    u_char *last);
+
+void ngx_http_offload_header_list(ngx_http_request_t *r, const char *lowcase,
+    ngx_http_offload_element_pt handler, void *data);
+ngx_uint_t ngx_http_offload_negotiate(ngx_http_request_t *r);
+
 /* _result.c */
 ngx_int_t ngx_http_offload_send_result(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *job);

@@ -34,37 +34,77 @@ static ngx_uint_t ngx_http_offload_rank(ngx_str_t *type, u_char *p,
     size_t len);
 
 
+/* One header after another, of a request or of an answer. */
+
+void
+ngx_http_offload_walk_init(ngx_http_offload_walk_t *walk, ngx_list_t *list)
+{
+    walk->part = &list->part;
+    walk->i = 0;
+}
+
+
+ngx_table_elt_t *
+ngx_http_offload_walk_next(ngx_http_offload_walk_t *walk)
+{
+    ngx_table_elt_t  *h;
+
+    while (walk->part && walk->i >= walk->part->nelts) {
+        walk->part = walk->part->next;
+        walk->i = 0;
+    }
+
+    if (walk->part == NULL) {
+        return NULL;
+    }
+
+    h = walk->part->elts;
+
+    return &h[walk->i++];
+}
+
+
+/* The first of that name, or NULL. */
+
+ngx_table_elt_t *
+ngx_http_offload_request_header(ngx_http_request_t *r, const char *lowcase)
+{
+    size_t                   len;
+    ngx_table_elt_t         *h;
+    ngx_http_offload_walk_t  walk;
+
+    len = ngx_strlen(lowcase);
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
+
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (h->key.len == len && ngx_memcmp(h->lowcase_key, lowcase, len) == 0)
+        {
+            return h;
+        }
+    }
+
+    return NULL;
+}
+
+
 /* Calls the handler for each element of all header lines of that name. */
 
 void
 ngx_http_offload_header_list(ngx_http_request_t *r, const char *lowcase,
     ngx_http_offload_element_pt handler, void *data)
 {
-    size_t            len;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    size_t                   len;
+    ngx_table_elt_t         *h;
+    ngx_http_offload_walk_t  walk;
 
     len = ngx_strlen(lowcase);
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == len
-            && ngx_memcmp(h[i].lowcase_key, lowcase, len) == 0)
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (h->key.len == len
+            && ngx_memcmp(h->lowcase_key, lowcase, len) == 0)
         {
-            ngx_http_offload_elements(&h[i].value, handler, data);
+            ngx_http_offload_elements(&h->value, handler, data);
         }
     }
 }

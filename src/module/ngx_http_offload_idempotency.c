@@ -324,30 +324,17 @@ static ngx_int_t
 ngx_http_offload_key_find(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value)
 {
-    ngx_int_t         rc;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_int_t                rc;
+    ngx_table_elt_t         *h;
+    ngx_http_offload_walk_t  walk;
 
     rc = NGX_DECLINED;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len != name->len
-            || ngx_memcmp(h[i].lowcase_key, name->data, name->len) != 0)
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (h->key.len != name->len
+            || ngx_memcmp(h->lowcase_key, name->data, name->len) != 0)
         {
             continue;
         }
@@ -356,7 +343,7 @@ ngx_http_offload_key_find(ngx_http_request_t *r, ngx_str_t *name,
             return NGX_ERROR;
         }
 
-        *value = h[i].value;
+        *value = h->value;
         rc = NGX_OK;
     }
 

@@ -507,14 +507,6 @@ void ngx_http_offload_unpark_token(ngx_http_offload_rt_t *rt, uint64_t token);
 
 void ngx_http_offload_unpark(ngx_http_offload_parked_t *parked);
 
-/* _headers.c */
-typedef void (*ngx_http_offload_element_pt)(void *data, u_char *p,
-    u_char *last);
-
-void ngx_http_offload_header_list(ngx_http_request_t *r, const char *lowcase,
-    ngx_http_offload_element_pt handler, void *data);
-ngx_uint_t ngx_http_offload_negotiate(ngx_http_request_t *r);
-
 /* _wait.c, _prefer.c */
 ngx_int_t ngx_http_offload_wait(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *seen,

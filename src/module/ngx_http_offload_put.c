@@ -233,35 +233,17 @@ static ngx_int_t
 ngx_http_offload_put_status(ngx_http_request_t *r)
 {
     ngx_int_t         status;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
-    static const u_char  name[] = "offload-status";
+    h = ngx_http_offload_request_header(r, "offload-status");
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return NGX_HTTP_OK;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof(name) - 1
-            && ngx_memcmp(h[i].lowcase_key, name, sizeof(name) - 1) == 0)
-        {
-            status = ngx_atoi(h[i].value.data, h[i].value.len);
-
-            return status >= 200 && status <= 599 ? status : NGX_ERROR;
-        }
+    if (h == NULL) {
+        return NGX_HTTP_OK;
     }
+
+    status = ngx_atoi(h->value.data, h->value.len);
+
+    return status >= 200 && status <= 599 ? status : NGX_ERROR;
 }
 
 
@@ -270,30 +252,17 @@ ngx_http_offload_put_status(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_offload_put_headers(ngx_http_request_t *r, u_char *p)
 {
-    size_t            len;
-    ngx_str_t         name;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    size_t                   len;
+    ngx_str_t                name;
+    ngx_table_elt_t         *h;
+    ngx_http_offload_walk_t  walk;
 
     len = 0;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        switch (ngx_http_offload_put_name(&h[i], &name)) {
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        switch (ngx_http_offload_put_name(h, &name)) {
 
         case NGX_DECLINED:
             continue;
@@ -302,13 +271,13 @@ ngx_http_offload_put_headers(ngx_http_request_t *r, u_char *p)
             return NGX_ERROR;
         }
 
-        len += name.len + 2 + h[i].value.len + 1;
+        len += name.len + 2 + h->value.len + 1;
 
         if (p) {
             p = ngx_cpymem(p, name.data, name.len);
             *p++ = ':';
             *p++ = ' ';
-            p = ngx_cpymem(p, h[i].value.data, h[i].value.len);
+            p = ngx_cpymem(p, h->value.data, h->value.len);
             *p++ = '\0';
         }
     }

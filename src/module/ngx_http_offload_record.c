@@ -31,12 +31,11 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record)
 {
     size_t                   headers;
-    ngx_uint_t               i;
-    ngx_list_part_t         *part;
-    ngx_table_elt_t         *h;
     uint8_t                 *owner;
+    ngx_table_elt_t         *h;
     struct zone_request     *fixed;
     ngx_http_offload_ctx_t  *ctx;
+    ngx_http_offload_walk_t  walk;
 
     if (r->method_name.len > ZONE_REQUEST_METHOD_MAX) {
         return NGX_HTTP_NOT_IMPLEMENTED;
@@ -57,30 +56,18 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
 
     headers = sizeof("Host: ") - 1 + record->host.len + 1;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (ngx_http_offload_header_dropped(r, &h[i])) {
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (ngx_http_offload_header_dropped(r, h)) {
             continue;
         }
 
-        if (ngx_http_offload_name_is(&h[i], "idempotency-key")) {
+        if (ngx_http_offload_name_is(h, "idempotency-key")) {
             fixed->flags |= ZONE_REQUEST_CLIENT_KEY;
         }
 
-        headers += h[i].key.len + 2 + h[i].value.len + 1;
+        headers += h->key.len + 2 + h->value.len + 1;
     }
 
     fixed->layout = ZONE_REQUEST_LAYOUT;
@@ -136,10 +123,9 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf, ngx_http_offload_record_t *record,
     u_char *p)
 {
-    ngx_uint_t        i;
-    ngx_chain_t      *cl;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_chain_t             *cl;
+    ngx_table_elt_t         *h;
+    ngx_http_offload_walk_t  walk;
 
     p = ngx_cpymem(p, &record->fixed, sizeof(struct zone_request));
 
@@ -157,29 +143,17 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
     p = ngx_cpymem(p, record->host.data, record->host.len);
     *p++ = '\0';
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (ngx_http_offload_header_dropped(r, &h[i])) {
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (ngx_http_offload_header_dropped(r, h)) {
             continue;
         }
 
-        p = ngx_cpymem(p, h[i].key.data, h[i].key.len);
+        p = ngx_cpymem(p, h->key.data, h->key.len);
         *p++ = ':';
         *p++ = ' ';
-        p = ngx_cpymem(p, h[i].value.data, h[i].value.len);
+        p = ngx_cpymem(p, h->value.data, h->value.len);
         *p++ = '\0';
     }
 

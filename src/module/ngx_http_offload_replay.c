@@ -270,30 +270,17 @@ ngx_http_offload_replay_peer(ngx_http_request_t *r)
 static ngx_table_elt_t *
 ngx_http_offload_replay_header(ngx_http_request_t *r, ngx_str_t *attempt)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h, *found;
+    ngx_table_elt_t         *h, *found;
+    ngx_http_offload_walk_t  walk;
 
     ngx_str_null(attempt);
     found = NULL;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof("offload-job-id") - 1
-            && ngx_memcmp(h[i].lowcase_key, "offload-job-id",
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (h->key.len == sizeof("offload-job-id") - 1
+            && ngx_memcmp(h->lowcase_key, "offload-job-id",
                           sizeof("offload-job-id") - 1)
                == 0)
         {
@@ -301,15 +288,15 @@ ngx_http_offload_replay_header(ngx_http_request_t *r, ngx_str_t *attempt)
                 return NULL;
             }
 
-            found = &h[i];
+            found = h;
         }
 
-        if (h[i].key.len == sizeof("offload-attempt") - 1
-            && ngx_memcmp(h[i].lowcase_key, "offload-attempt",
+        if (h->key.len == sizeof("offload-attempt") - 1
+            && ngx_memcmp(h->lowcase_key, "offload-attempt",
                           sizeof("offload-attempt") - 1)
                == 0)
         {
-            *attempt = h[i].value;
+            *attempt = h->value;
         }
     }
 

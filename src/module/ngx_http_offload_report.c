@@ -25,7 +25,6 @@ static const ngx_http_offload_problem_t *ngx_http_offload_progress_json(
     json_t *json, struct zone_progress *progress, u_char *message);
 static ngx_uint_t ngx_http_offload_is_json(ngx_http_request_t *r);
 static ngx_int_t ngx_http_offload_not_json(ngx_http_request_t *r);
-static ngx_table_elt_t *ngx_http_offload_token_header(ngx_http_request_t *r);
 static ngx_int_t ngx_http_offload_unauthorized(ngx_http_request_t *r);
 static void ngx_http_offload_reported(ngx_http_request_t *r,
     ngx_int_t result);
@@ -342,7 +341,7 @@ ngx_http_offload_token(ngx_http_request_t *r, uint8_t token[ZONE_TOKEN_SIZE])
     ngx_str_t         value;
     ngx_table_elt_t  *h;
 
-    h = ngx_http_offload_token_header(r);
+    h = ngx_http_offload_request_header(r, "offload-job-token");
 
     if (h) {
         value = h->value;
@@ -369,39 +368,6 @@ ngx_http_offload_token(ngx_http_request_t *r, uint8_t token[ZONE_TOKEN_SIZE])
 
     return zone_id_parse(token, (char *) value.data, value.len) == 0
            ? NGX_OK : NGX_ERROR;
-}
-
-
-static ngx_table_elt_t *
-ngx_http_offload_token_header(ngx_http_request_t *r)
-{
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
-
-    static const u_char  name[] = "offload-job-token";
-
-    part = &r->headers_in.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return NULL;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof(name) - 1
-            && ngx_memcmp(h[i].lowcase_key, name, sizeof(name) - 1) == 0)
-        {
-            return &h[i];
-        }
-    }
 }
 
 

@@ -209,29 +209,16 @@ void
 ngx_http_offload_drop_header(ngx_http_request_t *r, const char *name,
     size_t len)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_table_elt_t         *h;
+    ngx_http_offload_walk_t  walk;
 
-    part = &r->headers_out.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_out.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == len
-            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (h->key.len == len
+            && ngx_strncasecmp(h->key.data, (u_char *) name, len) == 0)
         {
-            h[i].hash = 0;
+            h->hash = 0;
         }
     }
 }
