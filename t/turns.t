@@ -97,7 +97,9 @@ sub all_completed {
 
     worker();
     ok wait_until(20, sub { place('keys', qr/two/) }), 'after a kill, too';
-    cmp_ok place('keys', qr/two/), '<=', $before + 3, 'soon';
+
+    # what was on its way when offloadd was killed still comes, and again
+    cmp_ok place('keys', qr/two/), '<=', $before + 10, 'soon';
     all_completed('all 1000 are done, and the others', @many, @one);
 
     my (%first, @order);
