@@ -570,7 +570,7 @@ test_locations(void)
         zone_service_add(&services[0], 7000, 1000);
     }
 
-    for (i = 0, n = 0; i < 40; i++) {
+    for (i = 0, n = 0; i < 80; i++) {
         s = zone_service_take(services, 31 * (uint32_t) i, 1000);
         n += s != NULL;
 
@@ -595,7 +595,7 @@ test_locations(void)
 
     is(n, ZONE_SERVICES - 1, "each has its own times");
 
-    zone_times_of(&t, services, 31 * 39);
+    zone_times_of(&t, services, 31 * 79);
     ok(zone_times_mean(&t) > 6900, "one without an entry has the zone's");
 
     for (i = 1; i < ZONE_SERVICES - 1; i++) {
@@ -603,12 +603,12 @@ test_locations(void)
                          500, 5000);
     }
 
-    s = zone_service_take(services, 31 * 39, 5000);
+    s = zone_service_take(services, 31 * 79, 5000);
     ok(s != NULL, "what was quiet for an hour makes room");
     must(s != NULL);
     is(s->weight, 0, "and leaves nothing");
-    ok(zone_service_take(services, 31 * 38, 5000) == NULL, "but one only");
-    ok(zone_service_take(services, 31 * 39, 5000) == s, "it is found again");
+    ok(zone_service_take(services, 31 * 78, 5000) == NULL, "but one only");
+    ok(zone_service_take(services, 31 * 79, 5000) == s, "it is found again");
     zone_times_of(&t, services, 0);
     ok(zone_times_mean(&t) > 6000, "the one before is not");
 }
