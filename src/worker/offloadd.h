@@ -291,7 +291,7 @@ void files_sweep(struct store *s, int blobs);
 #include "offloadd_queue.h"
 
 
-/* offloadd_sched.c (loop thread) */
+/* offloadd_sched.c, offloadd_publish.c (loop thread) */
 
 struct sched {
     struct job_table  table;
@@ -317,6 +317,7 @@ int sched_init(struct sched *s);
 void sched_free(struct sched *s);
 void sched_batch(struct offloadd *d, struct store_batch *b);
 void sched_dispatch(struct offloadd *d);
+void sched_publish(struct offloadd *d);
 void sched_service(struct offloadd *d, uint32_t location, uint32_t queue,
     uint64_t held_us, uint64_t service_us);
 /* 0.5 s, 1 s, ... 30 s with full jitter: anything up to it. */
@@ -328,11 +329,6 @@ void sched_cancel(struct offloadd *d, uint64_t seq, const uint8_t *id);
 void sched_free_slot(struct offloadd *d, uint32_t job);
 void sched_write_slot(struct offloadd *d, uint32_t job, uint32_t state,
     const struct store_job *row);
-
-
-/* offloadd_publish.c (loop thread) */
-
-void sched_publish(struct offloadd *d);
 
 
 /* offloadd_sched_queue.c (loop thread) */

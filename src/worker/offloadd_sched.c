@@ -595,7 +595,7 @@ sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
     copy.timeout_s = row->timeout_s;
     copy.location = row->location;
     copy.queue = row->queue;
-    copy.delay_s = store_delay_s(row);
+    copy.delay_s = state == ZONE_SLOT_QUEUED ? store_delay_s(row) : 0;
     memcpy(copy.owner, row->owner, ZONE_DIGEST_SIZE);
 
     zone_id_hint(job->id, &lane, &slot);

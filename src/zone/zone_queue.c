@@ -131,6 +131,7 @@ zone_turns_position(const struct zone_turns *t, uint64_t seq)
 uint64_t
 zone_turns_ahead(const struct zone_turns *t, uint64_t seq)
 {
+    double    likely;
     uint64_t  ahead, range;
 
     ahead = zone_turns_position(t, seq) - 1;
@@ -142,12 +143,9 @@ zone_turns_ahead(const struct zone_turns *t, uint64_t seq)
     range = t->last_seq - t->head_seq;
     seq = seq < t->last_seq ? seq - t->head_seq : range;
 
-    if (t->waiting > range) {
-        return ahead;
-    }
+    likely = (double) seq / (double) range * (double) (t->waiting - 1);
 
-    return (uint64_t) ((double) seq * (double) (t->waiting - 1)
-                       / (double) range);
+    return likely < (double) ahead ? (uint64_t) likely : ahead;
 }
 
 

@@ -141,14 +141,14 @@ _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 _Static_assert(offsetof(struct store_job, owner) == 104, "owner");
 
-/* For its slot: seconds after its acceptance, rounded up. */
+/* For the slot of one that waits: seconds after acceptance, rounded up. */
 
 static inline uint32_t
 store_delay_s(const struct store_job *row)
 {
     uint64_t  s;
 
-    if (row->state != STORE_QUEUED || row->not_before_ms <= row->created_ms) {
+    if (row->not_before_ms <= row->created_ms) {
         return 0;
     }
 
