@@ -4,8 +4,9 @@
  *
  * Where one key and priority is all there is, as mostly, the job whose turn it
  * is is the oldest.  Elsewhere a number follows: it starts at the first that
- * came and moves up, past those that are gone, a bounded way at a time.  So it
- * may lag behind, but what it says is true.
+ * came and moves up, past those that are gone, a bounded way at a time and
+ * never back: jobs below it that become ready again are counted.  So it may
+ * lag behind, but what it says is true.
  */
 
 #include "offloadd.h"
@@ -14,19 +15,28 @@
 #define HEAD_STEPS            512               /* at a time */
 
 
-/* `before`: how many there were. */
-
 void
-head_push(struct head *h, uint64_t seq, uint64_t before)
+head_push(struct head *h, uint64_t seq, uint64_t others)
 {
-    if (before == 0) {
-        h->low = seq;
+    if (others == 0) {
+        h->low = seq > h->low ? seq : h->low;
         h->last = seq;
-        return;
+        h->back = 0;
     }
 
-    h->low = seq < h->low ? seq : h->low;
     h->last = seq > h->last ? seq : h->last;
+
+    if (seq < h->low) {
+        h->back_low = h->back && h->back_low < seq ? h->back_low : seq;
+        h->back++;
+    }
+}
+
+
+void
+head_take(struct head *h, uint64_t seq)
+{
+    h->back -= seq < h->low && h->back;
 }
 
 
@@ -59,6 +69,10 @@ head_follow(const struct queues *qs, struct job_table *t, struct head *h,
 {
     int  n;
 
+    if (h->back) {
+        return 1;
+    }
+
     for (n = 0; n < HEAD_STEPS && h->low < h->last; n++) {
 
         if (head_is(qs, t, h->low, index)) {
@@ -86,14 +100,17 @@ queue_head(struct queues *qs, struct job_table *t, uint16_t index, int *lags)
 
     i = fair_oldest(&qs->flows, q->levels, t);
 
-    if (i != JOB_NONE) {
-        q->head.low = job_at(t, i)->seq;
-
-    } else {
+    if (i == JOB_NONE) {
         *lags = !head_follow(qs, t, &q->head, index);
+
+        return q->head.back ? q->head.back_low : q->head.low;
     }
 
-    return q->head.low;
+    if (job_at(t, i)->seq > q->head.low) {
+        q->head.low = job_at(t, i)->seq;
+    }
+
+    return job_at(t, i)->seq;
 }
 
 
@@ -112,5 +129,5 @@ queues_head(struct queues *qs, struct job_table *t, int *lags)
 
     *lags = !head_follow(qs, t, &qs->head, QUEUE_NONE);
 
-    return qs->head.low;
+    return qs->head.back ? qs->head.back_low : qs->head.low;
 }

@@ -202,6 +202,18 @@ queue_push(struct queues *qs, struct job_table *t, uint16_t i, uint32_t job)
 }
 
 
+/* One that was ready. */
+
+static void
+queue_left(struct queues *qs, struct queue *q, uint64_t seq)
+{
+    head_take(&q->head, seq);
+    head_take(&qs->head, seq);
+    q->ready--;
+    qs->ready--;
+}
+
+
 int
 queues_push(struct queues *qs, struct job_table *t, uint32_t job)
 {
@@ -254,9 +266,9 @@ queue_take(struct queues *qs, struct job_table *t, uint16_t i, uint32_t n)
     case JOB_FIFO:
     case JOB_DUE:
         fair_take(&qs->flows, q->levels, i, t, n);
-        qs->ready--;
+        queue_left(qs, q, job->seq);
 
-        if (--q->ready == 0) {
+        if (q->ready == 0) {
             ring_remove(qs, i);
         }
 
@@ -339,7 +351,7 @@ queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
     q = qs->queue[i];
 
     fair_turn(&qs->flows, q->levels, i, t, job);
-    qs->ready--;
+    queue_left(qs, q, job_at(t, job)->seq);
     q->running++;
     rate_reserve(&q->rate);
     probe = circuit_begin(&q->circuit);
@@ -347,7 +359,7 @@ queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
     qs->first = q->next;
     qs->moved |= QUEUE_BIT(i);
 
-    if (--q->ready == 0) {
+    if (q->ready == 0) {
         ring_remove(qs, i);
     }
 

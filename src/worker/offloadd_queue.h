@@ -224,14 +224,18 @@ int circuit_neither(struct circuit *c, uint64_t now, int probe);
 
 /* offloadd_head.c: the lowest seq of those that are ready */
 
-/* `low`: none that is ready is below; `last`: nor above.  While there are
- * any. */
+/* None that is ready is above `last`, nor below `low` but those that came
+ * back. */
 struct head {
     uint64_t  low;
     uint64_t  last;
+    uint64_t  back_low;                         /* of those: none is below */
+    uint64_t  back;                             /* how many */
 };
 
-void head_push(struct head *h, uint64_t seq, uint64_t before);
+/* `others`: how many are ready besides it. */
+void head_push(struct head *h, uint64_t seq, uint64_t others);
+void head_take(struct head *h, uint64_t seq);
 
 /* offloadd_queue.c: all queues of the zone */
 

@@ -222,12 +222,16 @@ model_lost(void)
 
 /* Figures of what is not so; exact: and such as could be better. */
 
+static uint32_t  found;
+
+
 static uint32_t
 model_heads(int exact)
 {
-    int       lags;
-    uint32_t  i, n, wrong;                      /* [QUEUES]: of all */
-    uint64_t  seq, low[QUEUES + 1], high[QUEUES + 1], head;
+    int           lags;
+    uint32_t      i, n, wrong;                  /* [QUEUES]: of all */
+    uint64_t      seq, low[QUEUES + 1], high[QUEUES + 1], head;
+    struct head  *h;
 
     memset(low, 0, sizeof(low));
     memset(high, 0, sizeof(high));
@@ -252,10 +256,11 @@ model_heads(int exact)
                               : queues_head(&qs, &t, &lags);
         } while (exact && lags && ++n < JOBS);
 
+        h = i < QUEUES ? &qs.queue[i]->head : &qs.head;
         wrong += (head == 0) != (low[i] == 0) || head > low[i]
-                 || (exact && head != low[i]);
-        wrong += head && high[i] > (i < QUEUES ? qs.queue[i]->head.last
-                                               : qs.head.last);
+                 || (exact && !h->back && head != low[i]);
+        wrong += head && high[i] > h->last;
+        found += exact && head && head == low[i];
     }
 
     return wrong;
@@ -390,7 +395,9 @@ test_random(void)
     is(wrong, 0, "who is next may begin and is the oldest of its key");
     is(lost, 0, "every job is found, and counted where it waits");
     is(late, 0, "none waits longer than it has to");
-    is(heads, 0, "the oldest that is ready is known");
+    tap_say("the oldest: %u times", found);
+    is(heads, 0, "none that is ready is older than is said");
+    ok(found > 200, "and mostly that is so old");
     ok(passed > FAIR_PASSED / 2 && passed <= PASSED,
        "no priority is passed over more than %d times", PASSED);
 
