@@ -10,6 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use Control;
 use Events;
 use JSON::PP;
 use Offload;
@@ -261,5 +262,155 @@ cmp_ok scalar @late, '<=', 0.03 * $said, 'nobody was told to sleep past the '
 cmp_ok scalar @lazy, '>=', 30, 'many had more than four seconds to wait';
 cmp_ok percentile(0.5, @lazy), '>', 0.4,
     'and were not sent to ask again and again';
+
+$n->finish;
+
+
+# ---- several queues: each job by its own
+
+$n = Offload->new(backend => $back, workers => 1,
+    zone => 'jobs 16m path=%%ZONE%% concurrency=64', http => <<'EOT')->start;
+offload_queue narrow zone=jobs { concurrency 1; limit queued=40; }
+offload_queue wide zone=jobs { concurrency 4; }
+offload_queue rated zone=jobs { rate 5r/s; }
+offload_queue late zone=jobs { delay 60s; }
+offload_queue down zone=jobs {
+    retry max=20 backoff=90s..90s jitter=none on=503 methods=POST;
+}
+server {
+    listen 127.0.0.1:%%PORT%%;
+    location /narrow { offload narrow; proxy_pass http://%%BACKEND%%; }
+    location /wide { offload wide; proxy_pass http://%%BACKEND%%; }
+    location /rated { offload rated; proxy_pass http://%%BACKEND%%; }
+    location /late { offload late; proxy_pass http://%%BACKEND%%; }
+    location /down { offload down; proxy_pass http://%%BACKEND%%; }
+    location /other { offload jobs; proxy_pass http://%%BACKEND%%; }
+    location /jobs/ { offload_status jobs; offload_heartbeat 200ms; }
+}
+EOT
+
+my %many = (narrow => 16, wide => 64, rated => 16);
+my %ms = (narrow => 200, wide => 200, rated => 20);
+
+sub queued {
+    my ($queue, $more) = @_;
+    my $r = $n->request(POST => "/$queue?delay=$ms{$queue}" . ($more // ''),
+                        body => 'x');
+
+    return { %{ Offload::job($r) // die "not accepted: $r->{status}\n" },
+             answer => $r };
+}
+
+$n->settled($_) for map { queued($_) } map { ($_) x 4 } sort keys %many;
+
+my %queue = map { $_ => [] } keys %many;
+
+for my $i (1 .. 64) {
+    push @{ $queue{$_} }, queued($_)
+        for grep { $i * $many{$_} % 64 == 0 } sort keys %many;
+}
+
+my %last = map { $_ => $queue{$_}[-1] } keys %many;
+my %told = map { $_ => told($n->get($last{$_}{path})) } keys %many;
+
+$n->settled($_) for values %last;
+%end = map { $_->{job} => $_->{time} } $back->journal(event => 'done');
+
+for my $name (sort keys %many) {
+    my $place = $told{$name}{doc}{queue_position} // 0;
+    my $late = $told{$name}{at} - 0.5 - $end{ $last{$name}{id} };
+
+    # those who ran when it was asked for are no more in the queue
+
+    cmp_ok $place, '<=', $many{$name}, "$name: others' jobs are not before it";
+    cmp_ok $place, '>', $many{$name} / 3, "$name: its own are";
+    cmp_ok abs $late, '<', 2, "$name: when it is done by its own pace"
+        or diag "left $told{$name}{left}, late $late, place $place";
+    cmp_ok $told{$name}{left}, '>', 1.7, "$name: which takes time";
+}
+
+# what starts later ends later
+
+$r = $n->request(POST => '/late', body => 'x');
+cmp_ok told($r)->{left}, '>', 59, 'a delayed job is not said to be quick';
+cmp_ok told($r)->{retry}, '>=', 60, 'and not to be asked for';
+$r = $n->get(Offload::job($r)->{path});
+cmp_ok told($r)->{left}, '>', 57, 'nor later';
+
+my @down = $n->submit(POST => '/down?status=503', body => 'x');
+
+ok wait_until(20, sub {
+    my $t = told($n->get($down[0]{path})) or return;
+
+    $t->{doc}{attempts} == 1 && $t->{doc}{status} eq 'queued'
+        && $t->{left} > 80 }), 'after a failure: the next attempt';
+
+push @down, map { $n->submit(POST => '/down?status=503', body => 'x') } 2 .. 10;
+
+ok wait_until(20, sub { !told($n->get($down[0]{path})) }),
+    'ten in a row: who knows when the backend is back';
+
+
+# nobody knows when a queue that is held goes on
+
+sub untold {
+    my ($r, $name) = @_;
+    my $doc = eval { decode_json($r->{body}) } // {};
+
+    ok $r->{status} == 202 && $doc->{status} eq 'queued'
+        && !exists $doc->{estimated_completion}, $name
+        or diag "$r->{status} $r->{body}";
+    is $r->{h}{'retry-after'}, 30, "$name: ask in half a minute";
+}
+
+my @held = map { queued('narrow', '&gate=held') } 1 .. 3;
+
+ok wait_until(20, sub {
+    my $t = told($n->get($held[0]{path}));
+
+    $t && $t->{doc}{status} eq 'running' }), 'one runs';
+ok told($n->get($held[2]{path})), 'of those that wait something is known';
+
+my $watch = Events->open($n->port, $held[2]{path}, estimates => 1);
+
+sub event {
+    my ($known) = @_;
+    my $e;
+
+    do { $e = $watch->next or return } until
+        $e->{event} eq 'estimate'
+        && $known == exists decode_json($e->{data})->{estimated_completion};
+
+    return 1;
+}
+
+ok $watch->next, 'one is watched';
+
+control($n, POST => '/v1/queues/narrow/pause');
+ok wait_until(20, sub { !told($n->get($held[2]{path})) }), 'a queue is paused';
+untold($n->get($held[2]{path}), 'who waits in it');
+untold(queued('narrow')->{answer}, 'who comes');
+ok event(0), 'and who watches is told that';
+ok told($n->get($held[0]{path})), 'what runs is finished';
+ok told($n->request(POST => '/other', body => 'x')), 'another queue goes on';
+like $n->get($held[2]{path}, headers => [ Accept => 'text/html' ])->{body},
+    qr/<div hidden>\s*<dt>Expected by/, 'the page says nothing of it';
+
+1 while $n->request(POST => '/narrow', body => 'x')->{status} == 202;
+$r = $n->request(POST => '/narrow', body => 'x');
+is "$r->{status} $r->{h}{'retry-after'}", '429 30',
+    'nor when a place will be free';
+
+control($n, POST => '/v1/queues/narrow/resume');
+ok wait_until(20, sub { told($n->get($held[2]{path})) }), 'it goes on';
+ok event(1), 'and who watches is told when';
+
+control($n, POST => '/v1/zone/drain');
+ok wait_until(20, sub { !told($n->get($held[2]{path})) }),
+    'nor does anybody when the zone goes on';
+untold($n->request(POST => '/wide', body => 'x'), 'in any queue');
+control($n, POST => '/v1/zone/resume');
+$back->open_gate('held');
+is $n->settled($held[2])->{status}, 'completed', 'in the end it is done';
 
 Offload::finish_all();

@@ -300,6 +300,11 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     shown.created_ms = rec->created_ms;
     shown.timeout_s = record.fixed.timeout_s;
     shown.location = record.fixed.location;
+    shown.queue = olcf->queue->hash;
+
+    if (record.fixed.delay_s) {
+        shown.not_before_ms = rec->created_ms + record.fixed.delay_s * 1000ull;
+    }
 
     if (ngx_http_offload_prepare_accepted(r, rt, &olcf->entrance->status,
                                           ctx->id, &shown, &body)
@@ -331,6 +336,8 @@ ngx_http_offload_submit(ngx_http_request_t *r,
     job.body_size = record.fixed.body_size;
     job.timeout_s = record.fixed.timeout_s;
     job.location = record.fixed.location;
+    job.queue = olcf->queue->hash;
+    job.delay_s = record.fixed.delay_s;
     ngx_memcpy(job.owner, record.fixed.owner, ZONE_DIGEST_SIZE);
 
     zone_slot_fill(&rt->producer, (uint32_t) slot, &job);

@@ -95,8 +95,12 @@ ngx_http_offload_prepare_accepted(ngx_http_request_t *r,
     p = ngx_cpymem(p, url.data, url.len);
     p = ngx_http_offload_put(p, "\",\"created_at\":\"");
     p = ngx_http_offload_time(p, job->created_ms);
-    p = ngx_http_offload_put(p, "\",\"estimated_completion\":\"");
-    p = ngx_http_offload_time(p, estimate);
+
+    if (estimate) {
+        p = ngx_http_offload_put(p, "\",\"estimated_completion\":\"");
+        p = ngx_http_offload_time(p, estimate);
+    }
+
     p = ngx_http_offload_put(p, "\"}\n");
 
     body->len = p - body->data;
@@ -133,7 +137,7 @@ ngx_http_offload_location(ngx_http_request_t *r, ngx_str_t *url)
 }
 
 
-/* The job's document; *retry is 0 once it is settled. */
+/* The job's document; *retry is 0 once it is settled, and not before. */
 
 ngx_int_t
 ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,

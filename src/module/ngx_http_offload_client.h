@@ -83,7 +83,7 @@ ngx_int_t ngx_http_offload_send_page(ngx_http_request_t *r,
 uint64_t ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
     ngx_http_offload_job_t *job, ngx_uint_t *retry);
 ngx_uint_t ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone,
-    uint32_t location);
+    uint32_t queue, uint32_t location);
 
 /* _answer.c */
 extern const char  *ngx_http_offload_states[];

@@ -11,17 +11,14 @@
 
 static void ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
     ngx_http_offload_job_t *job, uint64_t now, struct zone_estimate *e);
-static void ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
+static uint32_t ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
     ngx_http_offload_job_t *job, uint64_t now, struct zone_outlook *o);
 
 
-#define ngx_http_offload_figure(worker, field)                                \
-    atomic_load_explicit(&(worker)->field, memory_order_relaxed)
-
-
 /*
- * A unix time, and seconds for Retry-After; both 0 once the job is settled.
- * Whole seconds, the later ones: documents show no other.
+ * A unix time, 0 while nobody can tell, and seconds for Retry-After; both 0
+ * once the job is settled.  Whole seconds, the later ones: documents show no
+ * other.
  */
 
 uint64_t
@@ -45,14 +42,15 @@ ngx_http_offload_estimate(ngx_http_offload_zone_t *zone,
 
     *retry = e.retry_s;
 
-    return (now + e.left_ms + 999) / 1000 * 1000;
+    return e.known ? (now + e.left_ms + 999) / 1000 * 1000 : 0;
 }
 
 
 /* Seconds until the job that is next in the queue should have had its turn. */
 
 ngx_uint_t
-ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone, uint32_t location)
+ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone, uint32_t queue,
+    uint32_t location)
 {
     ngx_uint_t              retry;
     ngx_time_t             *tp;
@@ -64,6 +62,7 @@ ngx_http_offload_retry_place(ngx_http_offload_zone_t *zone, uint32_t location)
 
     job.state = STORE_QUEUED;
     job.position = 1;
+    job.queue = queue;
     job.location = location;
     job.created_ms = (uint64_t) tp->sec * 1000 + tp->msec;
 
@@ -82,6 +81,7 @@ static void
 ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
     ngx_http_offload_job_t *job, uint64_t now, struct zone_estimate *e)
 {
+    uint32_t              queue;
     struct zone_times     all, own;
     struct zone_outlook   o;
     struct zone_service  *services;
@@ -89,17 +89,18 @@ ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
     static struct {
         struct zone_service  *services;
         uint32_t              location;
+        uint32_t              queue;
         uint64_t              at;
         struct zone_outlook   outlook;
         struct zone_estimate  estimate;
     } last;
 
-    ngx_http_offload_outlook(zone, job, now, &o);
+    queue = ngx_http_offload_outlook(zone, job, now, &o);
 
     services = zone->rt->mapped ? zone_services(&zone->rt->zone) : NULL;
 
     if (services && services == last.services && now == last.at
-        && job->location == last.location
+        && job->location == last.location && queue == last.queue
         && ngx_memcmp(&o, &last.outlook, sizeof(struct zone_outlook)) == 0)
     {
         *e = last.estimate;
@@ -113,7 +114,7 @@ ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
         zone_times_of(&own, services, job->location);
 
         if (!o.running) {
-            zone_times_read(&all, &services[0]);
+            zone_times_of(&all, services, queue);
         }
     }
 
@@ -121,18 +122,21 @@ ngx_http_offload_estimate_job(ngx_http_offload_zone_t *zone,
 
     last.services = services;
     last.location = job->location;
+    last.queue = queue;
     last.at = now;
     last.outlook = o;
     last.estimate = *e;
 }
 
 
-static void
+/* Returns the queue by whose service times it waits. */
+
+static uint32_t
 ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
     ngx_http_offload_job_t *job, uint64_t now, struct zone_outlook *o)
 {
-    uint64_t             waiting;
-    struct zone_worker  *worker;
+    uint64_t           delay;
+    struct zone_turns  turns;
 
     ngx_memzero(o, sizeof(struct zone_outlook));    /* padding as well */
 
@@ -152,24 +156,30 @@ ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
             o->running_ms = now - job->started_ms;
         }
 
-        return;
+        return 0;
+    }
+
+    if (job->not_before_ms > now) {
+        o->delay_ms = job->not_before_ms - now;
     }
 
     if (!zone->rt->mapped) {
-        return;
+        return 0;
     }
 
-    worker = zone->rt->zone.worker;
+    zone_turns_read(&turns, &zone->rt->zone, job->queue);
 
-    /*
-     * Until it is stored a job has no position: it comes after all that wait.
-     * No other has more ahead of it than that, though those that left the
-     * queue before their turn count in the position.
-     */
+    /* until it is stored a job has no number: it comes after all that wait */
 
-    waiting = ngx_http_offload_figure(worker, waiting);
+    o->ahead = job->seq ? zone_turns_ahead(&turns, job->seq)
+                        : job->position ? job->position - 1 : turns.waiting;
+    o->busy = turns.busy;
+    o->concurrency = turns.concurrency;
+    o->held = (turns.flags & ZONE_QUEUE_HELD) != 0;
+    o->down = (turns.flags & ZONE_QUEUE_OPEN) != 0;
 
-    o->ahead = job->position ? ngx_min(job->position - 1, waiting) : waiting;
-    o->busy = ngx_http_offload_figure(worker, running);
-    o->concurrency = ngx_http_offload_figure(worker, concurrency);
+    delay = zone_turns_rate(&turns, o->ahead, now);
+    o->delay_ms = ngx_max(o->delay_ms, delay);
+
+    return turns.queue;
 }

@@ -460,8 +460,12 @@ ngx_http_offload_event_moved(ngx_http_offload_stream_t *s, uint64_t estimate)
     uint64_t     now, off;
     ngx_time_t  *tp;
 
-    if (!s->started || estimate == 0) {
+    if (!s->started) {
         return 0;
+    }
+
+    if (estimate == 0 || s->estimate == 0) {        /* held, or no more */
+        return estimate != s->estimate;
     }
 
     tp = ngx_timeofday();

@@ -68,6 +68,9 @@ ngx_http_offload_find_any(ngx_http_request_t *r,
         job->attempts = zj.attempts;
         job->timeout_s = zj.timeout_s;
         job->location = zj.location;
+        job->queue = zj.queue;
+        job->not_before_ms = zj.delay_s ? zj.created_ms + zj.delay_s * 1000ull
+                                        : 0;
         job->position = ngx_http_offload_position(rt, job);
 
         return NGX_OK;
@@ -105,20 +108,19 @@ ngx_http_offload_find_any(ngx_http_request_t *r,
 }
 
 
-/* 1: the next to start; 0: it does not wait, or is not stored yet. */
+/* 1: the next of its queue; 0: it does not wait, or is not stored yet. */
 
 static ngx_uint_t
 ngx_http_offload_position(ngx_http_offload_rt_t *rt,
     ngx_http_offload_job_t *job)
 {
-    uint64_t  head;
+    struct zone_turns  turns;
 
     if (job->state != STORE_QUEUED || job->seq == 0) {
         return 0;
     }
 
-    head = atomic_load_explicit(&rt->zone.worker->head_seq,
-                                memory_order_relaxed);
+    zone_turns_read(&turns, &rt->zone, job->queue);
 
-    return (head && job->seq > head) ? job->seq - head + 1 : 1;
+    return zone_turns_position(&turns, job->seq);
 }

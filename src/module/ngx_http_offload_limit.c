@@ -55,7 +55,9 @@ ngx_http_offload_limited(ngx_http_request_t *r, ngx_int_t result)
     problem = result == ZONE_LIMITED ? ngx_http_offload_queue_full
                                      : ngx_http_offload_key_full;
 
-    problem.retry_after = ngx_http_offload_retry_place(queue->zone, olcf->hash);
+    problem.retry_after = ngx_http_offload_retry_place(queue->zone,
+                                                       queue->hash,
+                                                       olcf->hash);
 
     if (queue->limit_status) {
         problem.status = queue->limit_status;

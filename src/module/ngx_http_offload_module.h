@@ -57,7 +57,7 @@
 #include <ngx_sha1.h>
 
 #include "zone.h"
-#include "zone_estimate.h"
+#include "zone_queue.h"
 #include "zone_report.h"
 #include "zone_request.h"
 #include "zone_store.h"
@@ -308,6 +308,8 @@ typedef struct {
     ngx_uint_t                  attempts;
     ngx_uint_t                  timeout_s;
     uint32_t                    location;   /* hash */
+    uint32_t                    queue;      /* hash */
+    uint64_t                    not_before_ms;  /* queued: 0: at once */
     ngx_uint_t                  progress;   /* percent + 1 */
     ngx_uint_t                  reports;    /* of it, in this attempt */
     ngx_uint_t                  position;   /* in the queue; 0: not there */

@@ -538,6 +538,8 @@ ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
     job->attempts = sj.attempts;
     job->timeout_s = sj.timeout_s;
     job->location = sj.location;
+    job->queue = sj.queue;
+    job->not_before_ms = sj.state == STORE_QUEUED ? sj.not_before_ms : 0;
     job->progress = ngx_min(sj.progress, 101);
     job->reports = sj.reports;
     job->http_status = sj.http_status;

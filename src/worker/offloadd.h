@@ -96,7 +96,7 @@
 #include <sys/types.h>
 
 #include "../zone/zone.h"
-#include "../zone/zone_estimate.h"
+#include "../zone/zone_queue.h"
 #include "../zone/zone_request.h"
 #include "../zone/zone_store.h"
 
@@ -291,7 +291,7 @@ void files_sweep(struct store *s, int blobs);
 #include "offloadd_queue.h"
 
 
-/* offloadd_sched.c (loop thread) */
+/* offloadd_sched.c, offloadd_publish.c (loop thread) */
 
 struct sched {
     struct job_table  table;
@@ -310,6 +310,7 @@ struct sched {
     uint64_t          settled;
     uint64_t          random;
     int               measured;                 /* since it was published */
+    uint64_t          busy;                     /* which queues, a bit each */
 };
 
 int sched_init(struct sched *s);
@@ -317,8 +318,8 @@ void sched_free(struct sched *s);
 void sched_batch(struct offloadd *d, struct store_batch *b);
 void sched_dispatch(struct offloadd *d);
 void sched_publish(struct offloadd *d);
-void sched_service(struct offloadd *d, uint32_t location, uint64_t held_us,
-    uint64_t service_us);
+void sched_service(struct offloadd *d, uint32_t location, uint32_t queue,
+    uint64_t held_us, uint64_t service_us);
 /* 0.5 s, 1 s, ... 30 s with full jitter: anything up to it. */
 uint64_t sched_backoff(struct sched *s, uint32_t retries);
 void sched_requeue(struct offloadd *d, uint32_t job, uint64_t delay_ms);
@@ -359,7 +360,6 @@ struct watches {
     struct watch  **hash;                       /* by seq */
     uint32_t        size;                       /* power of two */
     uint32_t        count;
-    uint64_t        head_seq;                   /* at the last tick */
 };
 
 void watch_add(struct offloadd *d, const struct store_event *ev);

@@ -571,8 +571,8 @@ attempt_stored(struct offloadd *d, struct attempt *a)
             || a->op.row.error == STORE_ERROR_BACKEND
             || a->op.row.error == STORE_ERROR_TIMEOUT)
         {
-            sched_service(d, a->op.row.location, now - a->begun_us,
-                          now - a->started_us);
+            sched_service(d, a->op.row.location, a->queue,
+                          now - a->begun_us, now - a->started_us);
         }
 
         sched_forget(d, job);

@@ -221,7 +221,7 @@ report_put(struct offloadd *d, const struct store_event *ev)
         }
 
         if (ev->service_ms) {
-            sched_service(d, ev->location, ev->service_ms * 1000,
+            sched_service(d, ev->location, job->queue, ev->service_ms * 1000,
                           ev->service_ms * 1000);
         }
 

@@ -39,6 +39,7 @@ drain_slot(struct store *s, struct drain_item *item)
         job.attempts = item->row.attempts;
         job.timeout_s = item->row.timeout_s;
         job.location = item->row.location;
+        job.queue = item->row.queue;
         memcpy(job.owner, item->row.owner, ZONE_DIGEST_SIZE);
 
         if (item->row.state == STORE_RUNNING) {
@@ -46,6 +47,7 @@ drain_slot(struct store *s, struct drain_item *item)
 
         } else if (item->row.state == STORE_QUEUED) {
             state = ZONE_SLOT_QUEUED;
+            job.delay_s = store_delay_s(&item->row);
         }
     }
 

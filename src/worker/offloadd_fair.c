@@ -399,6 +399,24 @@ fair_first(const struct flows *f, const struct level *levels,
 }
 
 
+uint32_t
+fair_oldest(const struct flows *f, const struct level *levels,
+    struct job_table *t)
+{
+    int  i, n;
+
+    for (i = 0, n = 0; i < FAIR_LEVELS; i++) {
+        n += levels[i].head != FLOW_NONE;
+
+        if (n > 1 || levels[i].head != levels[i].tail) {
+            return JOB_NONE;
+        }
+    }
+
+    return n ? fair_first(f, levels, t) : JOB_NONE;
+}
+
+
 void
 fair_turn(struct flows *f, struct level *levels, uint16_t queue,
     struct job_table *t, uint32_t i)

@@ -137,6 +137,7 @@ queues_touch(struct queues *qs, uint16_t i)
     struct queue  *q = qs->queue[i];
 
     qs->wake[i] = UINT64_MAX;
+    qs->moved |= QUEUE_BIT(i);
 
     if (q->ready && !q->in_ring) {
         ring_append(qs, i);
@@ -186,14 +187,30 @@ queue_push(struct queues *qs, struct job_table *t, uint16_t i, uint32_t job)
         return -1;
     }
 
+    head_push(&q->head, job_at(t, job)->seq, q->ready);
+    head_push(&qs->head, job_at(t, job)->seq, qs->ready);
+
     q->ready++;
     qs->ready++;
+    qs->moved |= QUEUE_BIT(i);
 
     if (!q->in_ring && qs->wake[i] == UINT64_MAX) {
         ring_append(qs, i);
     }
 
     return 0;
+}
+
+
+/* One that was ready. */
+
+static void
+queue_left(struct queues *qs, struct queue *q, uint64_t seq)
+{
+    head_take(&q->head, seq);
+    head_take(&qs->head, seq);
+    q->ready--;
+    qs->ready--;
 }
 
 
@@ -218,15 +235,19 @@ int
 queues_push_at(struct queues *qs, struct job_table *t, uint32_t i,
     uint64_t at)
 {
+    uint16_t     n;
     struct job  *job = job_at(t, i);
 
     if (job_heap_push(&qs->backoff, t, at, i) != 0) {
         return -1;
     }
 
+    n = queues_index(qs, job->queue);
+
     job->place = JOB_BACKOFF;
-    queues_find(qs, job->queue)->delayed++;
+    qs->queue[n]->delayed++;
     qs->delayed++;
+    qs->moved |= QUEUE_BIT(n);
 
     return 0;
 }
@@ -238,14 +259,16 @@ queue_take(struct queues *qs, struct job_table *t, uint16_t i, uint32_t n)
     struct job    *job = job_at(t, n);
     struct queue  *q = qs->queue[i];
 
+    qs->moved |= QUEUE_BIT(i);
+
     switch (job->place) {
 
     case JOB_FIFO:
     case JOB_DUE:
         fair_take(&qs->flows, q->levels, i, t, n);
-        qs->ready--;
+        queue_left(qs, q, job->seq);
 
-        if (--q->ready == 0) {
+        if (q->ready == 0) {
             ring_remove(qs, i);
         }
 
@@ -317,21 +340,6 @@ queues_next(struct queues *qs, struct job_table *t, uint64_t now)
 }
 
 
-uint32_t
-queues_head(const struct queues *qs, struct job_table *t)
-{
-    uint32_t  i;
-
-    for (i = 0; qs->ready && i < qs->n; i++) {
-        if (qs->queue[i] && qs->queue[i]->ready) {
-            return fair_first(&qs->flows, qs->queue[i]->levels, t);
-        }
-    }
-
-    return JOB_NONE;
-}
-
-
 int
 queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
 {
@@ -343,14 +351,15 @@ queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
     q = qs->queue[i];
 
     fair_turn(&qs->flows, q->levels, i, t, job);
-    qs->ready--;
+    queue_left(qs, q, job_at(t, job)->seq);
     q->running++;
     rate_reserve(&q->rate);
     probe = circuit_begin(&q->circuit);
 
     qs->first = q->next;
+    qs->moved |= QUEUE_BIT(i);
 
-    if (--q->ready == 0) {
+    if (q->ready == 0) {
         ring_remove(qs, i);
     }
 
@@ -361,7 +370,10 @@ queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
 void
 queues_ran(struct queues *qs, uint32_t hash)
 {
-    queues_find(qs, hash)->running++;
+    uint16_t  i = queues_index(qs, hash);
+
+    qs->queue[i]->running++;
+    qs->moved |= QUEUE_BIT(i);
 }
 
 

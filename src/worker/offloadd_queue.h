@@ -137,6 +137,9 @@ void fair_take(struct flows *f, struct level *levels, uint16_t queue,
 /* Whose turn it is, or JOB_NONE; it stays where it is. */
 uint32_t fair_first(const struct flows *f, const struct level *levels,
     struct job_table *t);
+/* The same if there is but one key and priority, so that it is the oldest. */
+uint32_t fair_oldest(const struct flows *f, const struct level *levels,
+    struct job_table *t);
 /* It takes its turn. */
 void fair_turn(struct flows *f, struct level *levels, uint16_t queue,
     struct job_table *t, uint32_t job);
@@ -219,6 +222,21 @@ int circuit_bad(struct circuit *c, uint64_t now, uint64_t started,
 int circuit_neither(struct circuit *c, uint64_t now, int probe);
 
 
+/* offloadd_head.c: the lowest seq of those that are ready */
+
+/* None that is ready is above `last`, nor below `low` but those that came
+ * back. */
+struct head {
+    uint64_t  low;
+    uint64_t  last;
+    uint64_t  back_low;                         /* of those: none is below */
+    uint64_t  back;                             /* how many */
+};
+
+/* `others`: how many are ready besides it. */
+void head_push(struct head *h, uint64_t seq, uint64_t others);
+void head_take(struct head *h, uint64_t seq);
+
 /* offloadd_queue.c: all queues of the zone */
 
 #define QUEUE_DEFAULT         0                 /* its index */
@@ -238,6 +256,7 @@ struct queue {
     uint16_t             prev;
     uint8_t              in_ring;
     uint8_t              kept;                  /* while configuring */
+    struct head          head;
     struct level         levels[FAIR_LEVELS];
     struct rate          rate;
     struct adapt         adapt;
@@ -264,6 +283,9 @@ struct queues {
     uint32_t            changed;                /* what queue_plain() says */
     uint64_t            ready;
     uint64_t            delayed;
+    uint64_t            moved;                  /* QUEUE_BIT()s of those that
+                                                   have changed */
+    struct head         head;                   /* of all */
     struct flows        flows;
     struct job_heap     backoff;                /* by time */
     struct queue_left  *left;
@@ -271,6 +293,9 @@ struct queues {
 };
 
 #define QUEUE_NONE            UINT16_MAX
+
+/* One of the first 64, or 0. */
+#define QUEUE_BIT(i)          ((i) < 64 ? 1ull << (i) : 0)
 
 /* 1: queues came or went; -1: no memory, and the worker has to go. */
 int queues_configure(struct queues *qs, struct job_table *t,
@@ -298,8 +323,13 @@ void queues_touch(struct queues *qs, uint16_t index);
 /* A job that waits in one goes to another: -1: no memory. */
 int queues_shift(struct queues *qs, struct job_table *t, uint32_t job,
     uint16_t from, uint16_t to);
-/* A job that is ready, for the estimate: JOB_NONE: there is none. */
-uint32_t queues_head(const struct queues *qs, struct job_table *t);
+/*
+ * No ready job of the queue, or of any, has a lower number; 0: none is ready.
+ * Where keys and priorities mix the order it may lag behind: 1 in *lags.
+ */
+uint64_t queue_head(struct queues *qs, struct job_table *t, uint16_t index,
+    int *lags);
+uint64_t queues_head(struct queues *qs, struct job_table *t, int *lags);
 uint64_t queues_wake(const struct queues *qs);
 /* No limit but the zone's: its jobs may begin as soon as there are any. */
 int queue_plain(const struct queues *qs, const struct queue *q);

@@ -349,6 +349,7 @@ queues_configure(struct queues *qs, struct job_table *t,
 
     qs->concurrency = concurrency;
     qs->changed++;
+    qs->moved = UINT64_MAX;
     moved = 0;
 
     rc = queues_update(qs, conf, n, map, map_size, &moved);

@@ -82,8 +82,8 @@ sched_backoff(struct sched *s, uint32_t retries)
  */
 
 void
-sched_service(struct offloadd *d, uint32_t location, uint64_t held_us,
-    uint64_t service_us)
+sched_service(struct offloadd *d, uint32_t location, uint32_t queue,
+    uint64_t held_us, uint64_t service_us)
 {
     uint32_t              now_s;
     struct zone_service  *s, *services;
@@ -92,6 +92,15 @@ sched_service(struct offloadd *d, uint32_t location, uint64_t held_us,
     services = zone_services(&d->zone);
 
     zone_service_add(services, held_us, now_s);
+
+    if (d->sched.queues.n > 1) {
+        queue = queues_find(&d->sched.queues, queue)->hash;
+        s = zone_service_take(services, queue, now_s);
+
+        if (s) {
+            zone_service_add(s, held_us, now_s);
+        }
+    }
 
     s = zone_service_take(services, location, now_s);
 
@@ -585,40 +594,12 @@ sched_write_slot(struct offloadd *d, uint32_t i, uint32_t state,
     copy.attempts = row->attempts;
     copy.timeout_s = row->timeout_s;
     copy.location = row->location;
+    copy.queue = row->queue;
+    copy.delay_s = state == ZONE_SLOT_QUEUED ? store_delay_s(row) : 0;
     memcpy(copy.owner, row->owner, ZONE_DIGEST_SIZE);
 
     zone_id_hint(job->id, &lane, &slot);
     zone_slot_write(&d->zone, lane, slot, &copy, state);
 
     watch_changed(d, job->seq, 0);
-}
-
-
-/* The zone's figures: plain stores, nobody waits for them. */
-
-#define publish(field, value)                                                \
-    atomic_store_explicit(&d->zone.worker->field, value, memory_order_relaxed)
-
-void
-sched_publish(struct offloadd *d)
-{
-    uint32_t           i;
-    struct sched      *s = &d->sched;
-    struct zone_times  times;
-
-    i = queues_head(&s->queues, &s->table);
-
-    publish(head_seq, i != JOB_NONE ? job_at(&s->table, i)->seq
-            : atomic_load_explicit(&d->zone.worker->next_seq,
-                                   memory_order_relaxed));
-    publish(waiting, s->queues.ready + s->queues.delayed);
-    publish(running, s->running + s->deferred.n);
-    publish(concurrency, d->policy.concurrency);
-    publish(settled, s->settled);
-
-    if (s->measured) {
-        s->measured = 0;
-        zone_times_read(&times, zone_services(&d->zone));
-        publish(service_us, zone_times_mean(&times));
-    }
 }

@@ -74,6 +74,24 @@ watch_answer(struct offloadd *d, uint32_t lane, uint64_t token,
 }
 
 
+/* Where the job's queue begins. */
+
+static uint64_t
+watch_head(struct offloadd *d, uint64_t seq)
+{
+    int             lags;
+    uint32_t        i;
+    struct queues  *qs = &d->sched.queues;
+
+    i = job_find(&d->sched.table, seq);
+
+    return i == JOB_NONE ? 0
+           : queue_head(qs, &d->sched.table,
+                        queues_index(qs, job_at(&d->sched.table, i)->queue),
+                        &lags);
+}
+
+
 /* Watches hang on jobs that are active: what is settled has no more news. */
 
 void
@@ -99,7 +117,7 @@ watch_add(struct offloadd *d, const struct store_event *ev)
     p->seq = ev->seq;
     p->token = ev->token;
     p->until_ms = mono_ms() + (uint64_t) ev->slot * 1000;
-    p->head_seq = w->head_seq;
+    p->head_seq = watch_head(d, ev->seq);
     p->lane = ev->lane;
     p->flags = ev->watch;
     memcpy(p->id, ev->id, ZONE_ID_SIZE);
@@ -144,7 +162,8 @@ watch_changed(struct offloadd *d, uint64_t seq, int settled)
 
 /*
  * Once a second: watches whose time is over, and places in the queue.  All
- * who wait move up together, so that one number says whether anybody did.
+ * who wait in one move up together, so that one number says whether anybody
+ * did.
  */
 
 void
@@ -155,9 +174,6 @@ watch_tick(struct offloadd *d)
     uint64_t          now;
     struct watch    **link, *p;
     struct watches   *w = &d->watches;
-
-    w->head_seq = atomic_load_explicit(&d->zone.worker->head_seq,
-                                       memory_order_relaxed);
 
     if (w->count == 0) {
         return;
@@ -171,7 +187,8 @@ watch_tick(struct offloadd *d)
 
         while ((p = *link) != NULL) {
             moved = (p->flags & ZONE_WATCH_POSITION)
-                    && p->head_seq != w->head_seq && p->seq >= p->head_seq;
+                    && p->seq >= p->head_seq
+                    && p->head_seq != watch_head(d, p->seq);
 
             if (!moved && now < p->until_ms) {
                 link = &p->next;

@@ -6,7 +6,8 @@
  * below it knows libc only: it is linked into the nginx module and into
  * offloadd, and tested without either.
  *
- *      zone header   geometry, worker's figures, service times
+ *      zone header   geometry, worker's figures, service times,
+ *                    queues' figures
  *      lane 0        lane header | slots | CQ | SQ
  *      lane 1        ...
  *
@@ -45,7 +46,7 @@
 #define ZONE_LAYOUT           1
 #define ZONE_READY            0x79646572        /* "redy" */
 
-#define ZONE_HEADER_SIZE      20480
+#define ZONE_HEADER_SIZE      40960
 #define ZONE_LANE_HEADER_SIZE 4096
 #define ZONE_LINE             64
 
@@ -105,7 +106,7 @@ struct zone_worker {
     _Atomic uint64_t  beat_ms;                  /* last sign of life */
     uint8_t           pad0[48];
     _Atomic uint64_t  next_seq;                 /* the next job gets it */
-    _Atomic uint64_t  head_seq;                 /* lowest that is waiting */
+    _Atomic uint64_t  head_seq;                 /* none ready is below */
     _Atomic uint64_t  waiting;                  /* queued in the store */
     _Atomic uint64_t  running;
     _Atomic uint64_t  concurrency;              /* running at most */
@@ -172,9 +173,10 @@ struct zone_job {
     uint32_t          attempts;                 /* begun so far */
     uint32_t          timeout_s;                /* of one attempt */
     uint32_t          location;                 /* hash of its location */
-    uint32_t          pad;                      /* 0 */
+    uint32_t          queue;                    /* zone_queue_hash() */
     uint8_t           owner[ZONE_DIGEST_SIZE];  /* zero: nobody's */
-    uint32_t          flags;                    /* 0 */
+    uint32_t          delay_s;                  /* QUEUED: not before so long
+                                                   after created_ms */
 };
 
 struct zone_slot {
@@ -272,6 +274,7 @@ ZONE_ASSERT(offsetof(struct zone_worker, next_seq) == 64);
 ZONE_ASSERT(sizeof(struct zone_lane) == 128);
 ZONE_ASSERT(offsetof(struct zone_lane, sq_head) == 64);
 ZONE_ASSERT(sizeof(struct zone_job) == 88);
+ZONE_ASSERT(offsetof(struct zone_job, queue) == 60);
 ZONE_ASSERT(sizeof(struct zone_slot) == 128);
 ZONE_ASSERT(offsetof(struct zone_slot, job) == 16);
 ZONE_ASSERT(sizeof(struct zone_record) == 56);

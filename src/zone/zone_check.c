@@ -294,11 +294,6 @@ zone_check_slot(struct zone_look *k, uint32_t slot, uint32_t state)
         return;
     }
 
-    if (job.pad != 0) {
-        zone_find(k->found, "lane %u: slot %u: job %.*s: pad is %u, must be "
-                  "0", k->index, slot, ZONE_ID_TEXT, id, job.pad);
-    }
-
     if (state == ZONE_SLOT_SUBMITTED) {
         if (!(k->claimed[slot / 8] & (1u << slot % 8))) {
             zone_find(k->found, "lane %u: slot %u: job %.*s is submitted, but "

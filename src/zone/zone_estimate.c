@@ -13,7 +13,7 @@
 
 #define ZONE_SERVICE_SHIFT   10                 /* the first four are linear */
 #define ZONE_ESTIMATE_CAP    (300 * 1000)       /* ms, see zone_retry() */
-#define ZONE_ESTIMATE_MAX    (400ull * 86400 * 1000)    /* ms */
+#define ZONE_ESTIMATE_HELD   30                 /* s */
 
 
 /* ---- measuring */
@@ -489,10 +489,26 @@ zone_estimate(struct zone_estimate *e, const struct zone_outlook *o,
     const struct zone_times *all, const struct zone_times *own)
 {
     double    wait, wait_least;
-    uint64_t  gone, left, least, before;
+    uint64_t  gone, left, least, before, delay;
+
+    e->known = o->running || !(o->held || o->down);
+
+    if (!e->known) {
+        e->left_ms = 0;
+        e->least_ms = 0;
+        e->retry_s = zone_retry(o, 0);
+
+        if (o->held && e->retry_s < ZONE_ESTIMATE_HELD) {
+            e->retry_s = ZONE_ESTIMATE_HELD;
+        }
+
+        return;
+    }
 
     gone = o->running ? o->running_ms : 0;
     gone = gone < ZONE_ESTIMATE_MAX ? gone * 1000 : ZONE_ESTIMATE_MAX * 1000;
+    delay = o->running ? 0 : o->delay_ms;
+    delay = delay < ZONE_ESTIMATE_MAX ? delay : ZONE_ESTIMATE_MAX;
 
     if (own->n == 0
         || (!o->running && (all->n == 0 || o->concurrency == 0)))
@@ -500,10 +516,12 @@ zone_estimate(struct zone_estimate *e, const struct zone_outlook *o,
 
         /* nothing is known but when the attempt is over at the latest */
 
-        e->left_ms = o->timeout_ms > gone / 1000 ? o->timeout_ms - gone / 1000
-                                                 : 0;
-        e->least_ms = 0;
-        e->retry_s = zone_retry(o, 0);
+        left = o->timeout_ms > gone / 1000 ? o->timeout_ms - gone / 1000 : 0;
+        left = left < ZONE_ESTIMATE_MAX - delay ? left + delay
+                                                : ZONE_ESTIMATE_MAX;
+        e->left_ms = left;
+        e->least_ms = delay;
+        e->retry_s = zone_retry(o, delay);
         return;
     }
 
@@ -515,6 +533,9 @@ zone_estimate(struct zone_estimate *e, const struct zone_outlook *o,
         before = before > o->concurrency ? before - o->concurrency : 0;
 
         wait = zone_wait(all, before, o->concurrency, &wait_least);
+        wait = wait > delay * 1000.0 ? wait : delay * 1000.0;
+        wait_least = wait_least > delay * 1000.0 ? wait_least
+                                                 : delay * 1000.0;
     }
 
     wait += (double) left;

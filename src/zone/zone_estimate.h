@@ -19,15 +19,18 @@
 
 
 #define ZONE_SERVICE_OFFSET   4096
-#define ZONE_SERVICES         32                /* [0]: the whole zone */
+#define ZONE_SERVICES         64                /* [0]: the whole zone */
 #define ZONE_SERVICE_BUCKETS  108               /* up to 19 hours */
 #define ZONE_SERVICE_UNIT     64                /* one job's weight, new */
 #define ZONE_SERVICE_WEIGHT   (512 * ZONE_SERVICE_UNIT)  /* then: halved */
 #define ZONE_SERVICE_ENOUGH   (3 * ZONE_SERVICE_UNIT)
 #define ZONE_SERVICE_IDLE     3600              /* s: then it makes room */
 
+#define ZONE_ESTIMATE_MAX     (400ull * 86400 * 1000)   /* ms */
+
 struct zone_service {
-    _Atomic uint32_t  location;                 /* hash; 0: nobody's */
+    _Atomic uint32_t  location;                 /* or queue: hash; 0:
+                                                   nobody's */
     _Atomic uint32_t  weight;                   /* of all buckets */
     _Atomic uint32_t  used_s;                   /* unix time of the last job */
     uint32_t          spare;
@@ -51,9 +54,9 @@ zone_services(const struct zone *z)
 
 /*
  * offloadd.  [0] has for how long jobs held one of the places that
- * `concurrency` counts, the others how long a location's jobs took from the
- * start of the attempt until they were settled.  NULL: all entries are other
- * locations', and in use.
+ * `concurrency` counts.  So have those of queues, if there are several; others
+ * have how long a location's jobs took from the start of the attempt until
+ * they were settled.  NULL: all entries are others', and in use.
  */
 struct zone_service *zone_service_take(struct zone_service *services,
     uint32_t location, uint32_t now_s);
@@ -75,7 +78,8 @@ struct zone_times {
     struct zone_time  at[ZONE_SERVICE_BUCKETS];  /* ascending */
 };
 
-/* Anyone.  The location's, or the zone's if it has none worth using. */
+/* Anyone.  The location's, or a queue's, or the zone's if it has none worth
+ * using. */
 void zone_times_read(struct zone_times *t, const struct zone_service *s);
 void zone_times_of(struct zone_times *t, const struct zone_service *services,
     uint32_t location);
@@ -93,6 +97,10 @@ struct zone_outlook {
     uint64_t  busy;                             /* places taken */
     uint64_t  concurrency;
     uint64_t  timeout_ms;                       /* of an attempt */
+    uint64_t  delay_ms;                         /* it starts no earlier */
+    int       held;                             /* nothing is begun, until
+                                                   somebody says so */
+    int       down;                             /* the backend seems to be */
     int       running;                          /* or queued */
 };
 
@@ -100,9 +108,11 @@ struct zone_estimate {
     uint64_t  left_ms;                          /* as likely more as less */
     uint64_t  least_ms;                         /* hardly ever less */
     uint32_t  retry_s;                          /* ask again then, 1 or more */
+    int       known;                            /* or the first two are 0 */
 };
 
-/* `all` is the zone's, services[0], for jobs that wait; either may be empty. */
+/* `all` is the queue's or the zone's, for jobs that wait; either may be
+ * empty. */
 void zone_estimate(struct zone_estimate *e, const struct zone_outlook *o,
     const struct zone_times *all, const struct zone_times *own);
 

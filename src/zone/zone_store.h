@@ -141,6 +141,23 @@ _Static_assert(offsetof(struct store_job, created_ms) == 24, "created_ms");
 _Static_assert(offsetof(struct store_job, attempts) == 80, "attempts");
 _Static_assert(offsetof(struct store_job, owner) == 104, "owner");
 
+/* For the slot of one that waits: seconds after acceptance, rounded up. */
+
+static inline uint32_t
+store_delay_s(const struct store_job *row)
+{
+    uint64_t  s;
+
+    if (row->not_before_ms <= row->created_ms) {
+        return 0;
+    }
+
+    s = (row->not_before_ms - row->created_ms + 999) / 1000;
+
+    return s < UINT32_MAX ? (uint32_t) s : UINT32_MAX;
+}
+
+
 /* How long the job is kept once it is settled. */
 
 static inline uint64_t

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "zone.h"
-#include "zone_estimate.h"
+#include "zone_queue.h"
 
 
 #define FUZZ_JOBS    8
@@ -149,12 +149,15 @@ static const struct {
     { ZONE_WORKER_OFFSET, 128 },
     { ZONE_HEADER_SIZE, 128 },                  /* lane header */
     { ZONE_SERVICE_OFFSET, 3 * 448 },
+    { ZONE_QUEUE_OFFSET, 400 },                 /* one queue's figures */
     { ZONE_HEADER_SIZE + 4096, 64 * 128 },      /* slots */
     { ZONE_HEADER_SIZE + 12288, 4096 },         /* CQ */
     { ZONE_HEADER_SIZE + 12288 + 196608, 4096 },  /* SQ: its start */
     { FUZZ_SIZE - 2048, 2048 },                 /* and its end */
 };
 
+
+#define FUZZ_PARTS   (sizeof(fuzz_parts) / sizeof(fuzz_parts[0]))
 
 static void
 fuzz_scribble(uint8_t *base, const uint8_t *p)
@@ -165,8 +168,8 @@ fuzz_scribble(uint8_t *base, const uint8_t *p)
     memcpy(&where, p + 1, sizeof(where));
 
     width = 1u << (p[3] & 3);
-    offset = where % fuzz_parts[p[0] % 8].size & ~(width - 1);
-    memcpy(base + fuzz_parts[p[0] % 8].offset + offset, p + 4,
+    offset = where % fuzz_parts[p[0] % FUZZ_PARTS].size & ~(width - 1);
+    memcpy(base + fuzz_parts[p[0] % FUZZ_PARTS].offset + offset, p + 4,
            width < 5 ? width : 5);
 }
 
@@ -223,6 +226,7 @@ fuzz_estimate(struct zone *z)
 {
     uint32_t              i;
     struct zone_times     all, own;
+    struct zone_turns     t;
     struct zone_outlook   o;
     struct zone_estimate  e;
     struct zone_service  *s;
@@ -241,8 +245,13 @@ fuzz_estimate(struct zone *z)
         o.running = i % 2;
         o.waited_ms = 1ull << i;
         o.running_ms = o.waited_ms / 2;
-        o.ahead = i % 3 ? i : UINT64_MAX / 2;
-        o.concurrency = zone_services(z)[1].bucket[0];
+        zone_turns_read(&t, z, zone_queues(z)->hash[0]);
+        o.ahead = i % 3 ? zone_turns_ahead(&t, 1ull << i) : UINT64_MAX / 2;
+        o.busy = t.busy;
+        o.concurrency = i % 5 ? t.concurrency
+                              : zone_services(z)[1].bucket[0];
+        o.delay_ms = zone_turns_rate(&t, o.ahead, 1ull << i);
+        o.held = (t.flags & ZONE_QUEUE_HELD) != 0;
         o.timeout_ms = 300000;
 
         zone_estimate(&e, &o, &all, &own);

@@ -484,6 +484,77 @@ test_queue(void)
 }
 
 
+/* Jobs that may not start yet, or nobody knows when. */
+
+static void
+test_held(void)
+{
+    int                   i;
+    struct zone_times     t, none;
+    struct zone_outlook   o;
+    struct zone_service   s;
+    struct zone_estimate  e;
+
+    memset(&s, 0, sizeof(s));
+    memset(&o, 0, sizeof(o));
+
+    for (i = 0; i < 100; i++) {
+        zone_service_add(&s, 10 * 1000000, 1);
+    }
+
+    zone_times_read(&t, &s);
+    none.n = 0;
+
+    o.concurrency = 4;
+    o.timeout_ms = 600 * 1000;
+
+    zone_estimate(&e, &o, &t, &t);
+    ok(e.known && e.left_ms > 9900 && e.left_ms < 10100, "it starts now");
+
+    o.delay_ms = 60 * 1000;
+    zone_estimate(&e, &o, &t, &t);
+    ok(e.known && e.left_ms > 69900 && e.left_ms < 70100,
+       "it starts in a minute");
+    ok(e.retry_s >= 69 && e.retry_s <= 84, "and one asks when it may be done");
+    zone_estimate(&e, &o, &none, &none);
+    is(e.left_ms, 660 * 1000, "nothing measured: a minute later");
+    is(e.least_ms, 60 * 1000, "and not before");
+
+    o.ahead = 40;
+    zone_estimate(&e, &o, &t, &t);
+    ok(e.left_ms > 100000 && e.left_ms < 112500,
+       "of the minute and those ahead: what takes longer");
+
+    o.delay_ms = UINT64_MAX;
+    zone_estimate(&e, &o, &t, &t);
+    is(e.left_ms, ZONE_ESTIMATE_MAX, "a time that is none");
+    zone_estimate(&e, &o, &none, &none);
+    is(e.left_ms, ZONE_ESTIMATE_MAX, "nor with nothing measured");
+
+    o.held = 1;
+    o.delay_ms = 0;
+    zone_estimate(&e, &o, &t, &t);
+    is(e.known, 0, "held: nobody knows");
+    is(e.retry_s, 30, "one asks in half a minute");
+    o.waited_ms = 1000 * 1000;
+    zone_estimate(&e, &o, &t, &t);
+    is(e.retry_s, 200, "or after a fifth of its time");
+
+    o.held = 0;
+    o.down = 1;
+    o.waited_ms = 0;
+    zone_estimate(&e, &o, &t, &t);
+    is(e.known, 0, "its backend is down: nobody knows");
+    is(e.retry_s, 1, "and it may be back soon");
+
+    o.held = 1;
+    o.running = 1;
+    zone_estimate(&e, &o, &t, &t);
+    ok(e.known && e.left_ms > 9900 && e.left_ms < 10100,
+       "what runs is finished");
+}
+
+
 /* One that hangs does not count, and a change is followed. */
 
 static void
@@ -570,7 +641,7 @@ test_locations(void)
         zone_service_add(&services[0], 7000, 1000);
     }
 
-    for (i = 0, n = 0; i < 40; i++) {
+    for (i = 0, n = 0; i < 80; i++) {
         s = zone_service_take(services, 31 * (uint32_t) i, 1000);
         n += s != NULL;
 
@@ -595,7 +666,7 @@ test_locations(void)
 
     is(n, ZONE_SERVICES - 1, "each has its own times");
 
-    zone_times_of(&t, services, 31 * 39);
+    zone_times_of(&t, services, 31 * 79);
     ok(zone_times_mean(&t) > 6900, "one without an entry has the zone's");
 
     for (i = 1; i < ZONE_SERVICES - 1; i++) {
@@ -603,12 +674,12 @@ test_locations(void)
                          500, 5000);
     }
 
-    s = zone_service_take(services, 31 * 39, 5000);
+    s = zone_service_take(services, 31 * 79, 5000);
     ok(s != NULL, "what was quiet for an hour makes room");
     must(s != NULL);
     is(s->weight, 0, "and leaves nothing");
-    ok(zone_service_take(services, 31 * 38, 5000) == NULL, "but one only");
-    ok(zone_service_take(services, 31 * 39, 5000) == s, "it is found again");
+    ok(zone_service_take(services, 31 * 78, 5000) == NULL, "but one only");
+    ok(zone_service_take(services, 31 * 79, 5000) == s, "it is found again");
     zone_times_of(&t, services, 0);
     ok(zone_times_mean(&t) > 6000, "the one before is not");
 }
@@ -626,6 +697,7 @@ main(void)
     test_locations();
     test_running();
     test_queue();
+    test_held();
 
     for (load = 0; load < LOADS; load++) {
         test_load((enum load) load);

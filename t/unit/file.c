@@ -188,7 +188,7 @@ static const struct change  changes[] = {
     field(layout, 2, "layout is 2 instead of 1"),
     field(layout, 0, "layout is 0 instead of 1"),
     field(ready, 0, "not ready"),
-    field(header_size, 8192, "header_size is 8192 instead of 20480"),
+    field(header_size, 8192, "header_size is 8192 instead of 40960"),
     field(size, UNIT_SIZE - 1, "its header says"),
     field(size, UINT64_MAX, "its header says"),
     field(lanes, 0, "0 lanes"),
@@ -204,7 +204,7 @@ static const struct change  changes[] = {
     field(sq_size, 1ull << 40, "sq_size"),
     field(sq_size, 0, "sq_size is 0"),
     field(lane_offset, UINT64_MAX, "lane_offset"),
-    field(lane_offset, 0, "lane_offset is 0 instead of 20480"),
+    field(lane_offset, 0, "lane_offset is 0 instead of 40960"),
     field(lane_stride, UNIT_SIZE, "lane_stride"),
     field(slots_offset, 1ull << 63, "slots_offset"),
     field(cq_offset, 4097, "cq_offset"),
@@ -248,7 +248,7 @@ test_refused(void)
 
     must(ftruncate(fd, UNIT_SIZE + 1) == 0);
     is(zone_probe(path, &g, &e), -1, "a byte too long");
-    like(e.text, "its size is 491521 bytes", "says the size it has");
+    like(e.text, "its size is 512001 bytes", "says the size it has");
     must(ftruncate(fd, UNIT_SIZE - 4096) == 0);
     is(zone_probe(path, &g, &e), -1, "truncated by a page");
     must(ftruncate(fd, 100) == 0);

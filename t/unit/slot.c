@@ -247,9 +247,9 @@ numbered(struct zone_job *job, uint64_t n)
     job->attempts = (uint32_t) n;
     job->timeout_s = (uint32_t) n + 1;
     job->location = (uint32_t) n ^ 0x5555;
-    job->pad = (uint32_t) (n % 102);
     memset(job->owner, (int) (n * 7), ZONE_DIGEST_SIZE);
-    job->flags = (uint32_t) n * 11;
+    job->queue = (uint32_t) n * 7;
+    job->delay_s = (uint32_t) n * 11;
 }
 
 
