@@ -250,10 +250,11 @@ ngx_http_offload_queue_json(ngx_http_offload_queue_t *queue)
     ttl = queue->ttl ? queue->ttl : queue->zone->ttl;
     dead_ttl = ngx_max(NGX_HTTP_OFFLOAD_DEAD_TTL, ttl);
 
-    json = json_pack("{s:s%, s:I, s:b, s:I, s:I}",
+    json = json_pack("{s:s%, s:I, s:b, s:b, s:I, s:I}",
                      "name", (char *) queue->name.data, queue->name.len,
                      "concurrency", (json_int_t) queue->concurrency,
                      "adaptive", (int) queue->adaptive,
+                     "circuit", (int) queue->defined,
                      "deadline_s", (json_int_t) queue->deadline,
                      "dead_ttl_s", (json_int_t) (queue->dead_ttl
                                                  ? queue->dead_ttl

@@ -195,7 +195,7 @@ struct retry_policy {
 struct queue_policy {
     char      name[65];
     uint8_t   adaptive;
-    uint8_t   circuit;                          /* it was configured */
+    uint8_t   circuit;                          /* it has one backend */
     uint8_t   has_retry;                        /* its retries were */
     uint32_t  concurrency;                      /* 0: the zone's */
     uint32_t  rate_count;                       /* 0: no rate */
@@ -479,7 +479,8 @@ struct attempt {
     uint32_t          epoch;
     uint32_t          queue;                    /* the job's */
     uint8_t           reserved;                 /* counts in its rate */
-    uint8_t           probe;                    /* of its circuit */
+    uint8_t           probe;                    /* of its circuit; 2: which
+                                                   stays open */
     uint64_t          begun_us;                 /* mono: counts as running */
     uint64_t          started_us;               /* START was committed */
     uint64_t          service_us;
