@@ -62,9 +62,8 @@
  *      offloadd_defer.c     jobs that their backends settle later
  *      offloadd_failed.c    its end without a good answer
  *      offloadd_retry.c     whether there is another one
- *      offloadd_dead.c      dead letters: asked for, done again, removed
+ *      offloadd_dead.c      dead letters that are done again
  *      offloadd_deadline.c  jobs whose time is over
- *      offloadd_orders.c    what tests ask for
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
@@ -250,8 +249,7 @@ const char *policy_fixed_differs(const struct policy *a,
 #include "offloadd_control.h"
 
 
-/* offloadd_retry.c, offloadd_failed.c, offloadd_deadline.c, offloadd_dead.c,
- * offloadd_orders.c */
+/* offloadd_retry.c, offloadd_failed.c, offloadd_deadline.c, offloadd_dead.c */
 #include "offloadd_retry.h"
 
 

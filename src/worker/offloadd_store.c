@@ -330,25 +330,6 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
                                 clock_ms(), e);
         break;
 
-    case STORE_OP_REDRIVE:
-        ZONE_FAILPOINT("redrive.before-commit");
-        rc = s->engine->redrive(s->self, op, clock_ms(), e);
-        break;
-
-    case STORE_OP_PURGE:
-        ZONE_FAILPOINT("purge.before-commit");
-        rc = s->engine->purge(s->self, op, e);
-        break;
-
-    case STORE_OP_SHOW:
-        rc = s->engine->show(s->self, op, e);
-        break;
-
-    case STORE_OP_LIST:
-        rc = s->engine->list(s->self, op->list, e);
-        break;
-
-
     case STORE_OP_QUEUE:
         rc = 0;
         break;
@@ -404,12 +385,6 @@ store_failpoints(struct store *s)
             break;
         case STORE_OP_OVERDUE:
             ZONE_FAILPOINT("overdue.after-commit");
-            break;
-        case STORE_OP_REDRIVE:
-            ZONE_FAILPOINT("redrive.after-commit");
-            break;
-        case STORE_OP_PURGE:
-            ZONE_FAILPOINT("purge.after-commit");
             break;
         default:
             break;
