@@ -72,7 +72,8 @@ sub dead { $n->counters->{store}{dead} }
 
 sub asked {
     my ($method, $job, $what) = @_;
-    my (undef, $r) = control($n, $method, "/v1/dead/$job->{id}" . ($what // ''));
+    my $letter = "/v1/dead/$job->{id}";
+    my (undef, $r) = control($n, $method, $letter . ($what // ''));
 
     return $r->{status} == 200 ? 'done' : $r->{status};
 }

@@ -162,6 +162,10 @@ my @wrong = (
         qr/"dead_ttl" of 3600 s is shorter than "ttl" of 7200 s/ ],
     "dead_ttl before the zone's ttl" => [ block('dead_ttl 30m;'),
         qr/"dead_ttl" of 1800 s is shorter than "ttl" of 3600 s/ ],
+    'dead_ttl before offload_result_ttl' => [
+        block('dead_ttl 2h;', 'location /x/ { offload q; '
+              . 'offload_result_ttl 3h; proxy_pass http://%%BACKEND%%; }'),
+        qr{"dead_ttl" of 7200 s.*"offload_result_ttl" of 10800 s in loc} ],
     'key without per_key' => [ block('limit queued=5 key=$arg_k;'),
         qr/"limit" has "key" and no "per_key"/ ],
     'per_key without key' => [ block('limit per_key=5;'),

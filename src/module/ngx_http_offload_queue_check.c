@@ -177,11 +177,21 @@ ngx_http_offload_queue_location(ngx_conf_t *cf,
         olcf->result_ttl = queue->ttl;
     }
 
+    clcf = location->loc_conf[ngx_http_core_module.ctx_index];
+
+    if (queue->dead_ttl && queue->dead_ttl < olcf->result_ttl) {
+        return ngx_http_offload_queue_wrong(cf, queue,
+                   "\"dead_ttl\" of %T s is shorter than "
+                   "\"offload_result_ttl\" of %T s in location \"%V\" of the "
+                   "server in %s:%ui: a dead letter would not be kept as long "
+                   "as other jobs", queue->dead_ttl, olcf->result_ttl,
+                   &clcf->name, location->cscf->file_name,
+                   location->cscf->line);
+    }
+
     if (queue->deadline == 0 || queue->deadline >= olcf->timeout) {
         return NGX_OK;
     }
-
-    clcf = location->loc_conf[ngx_http_core_module.ctx_index];
 
     return ngx_http_offload_queue_wrong(cf, queue,
                "\"deadline\" of %T s is shorter than \"offload_timeout\" of "

@@ -286,7 +286,8 @@ store_sync_result(struct store *s, struct store_op *op,
 static int
 store_apply(struct store *s, struct store_op *op, struct engine_error *e)
 {
-    int  rc;
+    int       rc;
+    uint64_t  ttl;
 
     switch (op->type) {
 
@@ -304,11 +305,15 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
             return -1;
         }
 
-        op->row.expires_ms = op->row.finished_ms
-                             + (op->row.flags & STORE_DEAD
-                                ? op->dead_ttl_ms
-                                : store_ttl_ms(&op->row,
-                                               atomic_load(&s->ttl_ms)));
+        ttl = store_ttl_ms(&op->row, atomic_load(&s->ttl_ms));
+
+        /* a dead letter is not kept for less than others */
+
+        if ((op->row.flags & STORE_DEAD) && op->dead_ttl_ms > ttl) {
+            ttl = op->dead_ttl_ms;
+        }
+
+        op->row.expires_ms = op->row.finished_ms + ttl;
         rc = s->engine->settle(s->self, op, e);
         break;
 
