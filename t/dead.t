@@ -9,6 +9,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Clock;
+use Control;
 use Offload;
 use Ports;
 use Test::More;
@@ -67,20 +68,17 @@ sub files {
 sub dead { $n->counters->{store}{dead} }
 
 
-# The end of an order, as it stands in the log.
+# What comes of asking for it: `done`, or the status of the refusal.
 
-sub ordered {
-    my ($what, $job) = @_;
-    my $mark = length $n->worker_log;
-    my $result;
+sub asked {
+    my ($method, $job, $what) = @_;
+    my $letter = "/v1/dead/$job->{id}";
+    my (undef, $r) = control($n, $method, $letter . ($what // ''));
 
-    Clock::order($n, "$what $job->{id}");
-    Offload::wait_until(10, sub {
-        ($result) = substr($n->worker_log, $mark)
-                    =~ /msg=order job=$job->{id} result=(\w+)/ });
-
-    return $result;
+    return $r->{status} == 200 ? 'done' : $r->{status};
 }
+
+sub redrive { asked(POST => $_[0], '/redrive') }
 
 
 # ---- kept
@@ -107,14 +105,18 @@ is fails($n->submit(POST => '/a?status=500'))->{error}{code}, 'backend_status',
     'an answer that is final';
 is dead(), 2, 'is none';
 
-my $mark = length $n->worker_log;
+my (%listed, $after);
 
-Clock::order($n, 'list');
-Offload::wait_until(10, sub {
-    substr($n->worker_log, $mark) =~ /no more dead letters/ });
-is_deeply [ sort substr($n->worker_log, $mark)
-            =~ /msg="dead letter" job=(\w+) reason="the backend/g ],
-    [ sort $job->{id}, $other->{id} ], 'they are listed, each once';
+do {
+    my $doc = control($n, GET => '/v1/dead?limit=1'
+                                 . ($after ? "&after=$after" : ''));
+
+    $listed{$_->{job_id}}++ for @{ $doc->{dead} };
+    $after = $doc->{next};
+} while ($after && keys %listed < 9);
+
+is_deeply \%listed, { $job->{id} => 1, $other->{id} => 1 },
+    'they are listed, each once';
 
 
 # ---- killed, and swept
@@ -126,16 +128,16 @@ $n->offloadd;
 is $n->status($job)->{status}, 'failed', 'killed: it has failed';
 is_deeply [ files() ], [ $job->{id}, "$job->{id}.5" ],
     'the next worker leaves its files alone';
-is ordered(show => $job), 'done', 'and it can be shown';
+is asked(GET => $job), 'done', 'and it can be shown';
 
 
 # ---- done again
 
-is ordered(redrive => $other), 'done', 'the other is driven again';
+is redrive($other), 'done', 'the other is driven again';
 is fails($other)->{attempts}, 4, 'two more attempts fail, and are counted';
 is dead(), 2, 'it is a dead letter again';
 
-is ordered(redrive => $job), 'done', 'driven again';
+is redrive($job), 'done', 'driven again';
 
 my $r = $n->get($job->{path}, headers => [ Prefer => 'wait=30' ]);
 
@@ -155,7 +157,7 @@ my ($last) = (sort { $a->{attempt} <=> $b->{attempt} }
 
 is $last->{attempt}, 6, 'the backend was told which attempt it is';
 is $last->{length}, length $body, 'and got the whole body';
-is ordered(redrive => $job), 'stale', 'what is done is not driven again';
+is redrive($job), 404, 'what is done is not driven again';
 
 $r = $n->request(POST => '/a?status=503&cut=5&size=100000', body => $body,
                  headers => [ 'Idempotency-Key' => $key ]);
@@ -166,7 +168,7 @@ is Offload::job($r)->{id}, $job->{id}, 'its key is its own through all of it';
 
 $job = $n->submit(POST => '/brief/x?status=503&cut=2');
 fails($job);
-is ordered(redrive => $job), 'done', 'one more';
+is redrive($job), 'done', 'one more';
 $doc = $n->settled($job);
 is $doc->{status}, 'completed', 'is done';
 
@@ -182,13 +184,13 @@ my ($purged, $deleted, $expired) = map {
 } 1 .. 3;
 
 is dead(), 4, 'three more';
-is ordered(purge => $purged), 'done', 'one is purged';
+is asked(DELETE => $purged), 'done', 'one is purged';
 is $n->request(DELETE => $deleted->{path})->{status}, 200, 'one deleted';
 is dead(), 2, 'both are none any more';
 is $n->status($_)->{status}, 'failed', 'that it failed is known'
     for $purged, $deleted;
 is $n->result($_)->{status}, 410, 'its result is not' for $purged, $deleted;
-is ordered(redrive => $_), 'stale', 'it is not driven again'
+is redrive($_), 404, 'it is not driven again'
     for $purged, $deleted;
 is_deeply [ grep { !/\.6$/ } files() ], [ $expired->{id}, "$expired->{id}.2" ],
     'no files but those of the third';

@@ -9,6 +9,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Clock;
+use Control;
 use Offload;
 use Test::More;
 
@@ -175,7 +176,7 @@ Offload::wait_until(40, sub { $clock->ahead(30);
                               $n->status($job)->{status} eq 'failed' });
 is $n->counters->{store}{dead}, 1, 'a dead letter';
 $clock->ahead(700);
-Clock::order($n, "redrive $job->{id}");
+control($n, POST => "/v1/dead/$job->{id}/redrive");
 is $n->wait_status($job, 'completed')->{status}, 'completed',
     'done again when its deadline is over: it has another';
 

@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use Control;
 use Digest::SHA qw(sha256_hex);
 use MIME::Base64 qw(encode_base64);
 use Offload;
@@ -135,11 +136,51 @@ sub example {
 }
 
 
+# queues
+
+{
+    my $n = example('queues.conf')->start;
+    my @jobs = map { $n->submit(POST => "/reports/$_?gate=q", body => 'x',
+                                headers => [ 'X-Tenant' => 'a' ]) } 1 .. 100;
+    my %at = map { $_ => $n->request(POST => '/reports/more', body => 'x',
+                                     headers => [ 'X-Tenant' => $_ ]) }
+             qw(a b);
+
+    ok Offload::wait_until(10, sub {
+        4 == grep { $_->{uri} =~ /gate=q/ } $b->journal(event => 'request')
+    }), 'queues: four reports at a time';
+    is $at{b}{status}, 202, 'queues: another tenant has room';
+
+    my @more = map { $n->request(POST => "/reports/$_", body => 'x',
+                                 headers => [ 'X-Tenant' => 'a' ]) } 1 .. 6;
+
+    ok scalar(grep { $_->{status} == 429 } @more),
+        'queues: the first one has a hundred that wait';
+
+    my ($seen, $doc, $job) = $n->echoed(POST => '/orders/x?status=503&cut=1',
+                                        body => 'x');
+
+    is $doc->{attempts}, 2, 'queues: an order is sent again';
+    is $seen->{h}{'idempotency-key'}, $job->{id}, 'queues: under one key';
+    is control($n, POST => '/v1/queues/orders/drain')->{state}, 'draining',
+        'queues: as its comment says: drained';
+    $job = $n->submit(POST => '/orders/y', body => 'x');
+    is control($n, GET => '/v1/queues/orders')->{running}, 0,
+        'queues: .. and nothing is begun';
+    control($n, POST => '/v1/queues/orders/resume');
+    is $n->settled($job)->{status}, 'completed', 'queues: resumed';
+    $b->open_gate('q');
+    $n->settled($_, deadline => 60) for @jobs;
+    $n->finish;
+}
+
+
 # no file is without a test
 
 my @files = map { m{([^/]+)$} } glob "$Offload::ROOT/examples/*.conf";
 
-is_deeply [ sort @files ], [ qw(auth-limits.conf minimal.conf upload.conf) ],
+is_deeply [ sort @files ], [ qw(auth-limits.conf minimal.conf queues.conf
+                               upload.conf) ],
     'these are all examples there are';
 
 Offload::finish_all();

@@ -162,6 +162,10 @@ my @wrong = (
         qr/"dead_ttl" of 3600 s is shorter than "ttl" of 7200 s/ ],
     "dead_ttl before the zone's ttl" => [ block('dead_ttl 30m;'),
         qr/"dead_ttl" of 1800 s is shorter than "ttl" of 3600 s/ ],
+    'dead_ttl before offload_result_ttl' => [
+        block('dead_ttl 2h;', 'location /x/ { offload q; '
+              . 'offload_result_ttl 3h; proxy_pass http://%%BACKEND%%; }'),
+        qr{"dead_ttl" of 7200 s.*"offload_result_ttl" of 10800 s in loc} ],
     'key without per_key' => [ block('limit queued=5 key=$arg_k;'),
         qr/"limit" has "key" and no "per_key"/ ],
     'per_key without key' => [ block('limit per_key=5;'),
@@ -251,6 +255,8 @@ is_deeply [ sort map { $_->{name} } @{ $policy->{queues} } ],
     'each queue once, and the one of the zone';
 is_deeply $queue{'full.queue-1'}, {
     name => 'full.queue-1', concurrency => 10, adaptive => JSON::PP::true,
+    circuit => JSON::PP::true,
+    circuit => JSON::PP::true,
     rate => { count => 600, period_ms => 60_000, burst => 5 },
     retry => { max => 7, backoff_ms => 250, backoff_max_ms => 120_000,
                jitter => 'none', on => [ qw(connect 429 599) ],
@@ -259,12 +265,14 @@ is_deeply $queue{'full.queue-1'}, {
     'all that can be said';
 is_deeply $queue{once}, {
     name => 'once', concurrency => 0, adaptive => JSON::PP::false,
+    circuit => JSON::PP::true,
     rate => { count => 3, period_ms => 1000, burst => 0 },
     retry => { %retry, max => 1 }, deadline_s => 0, dead_ttl_s => 7 * 86400 },
     'no second attempt';
 is_deeply $queue{usual}{retry}, \%retry, 'what retry says by default';
 is_deeply $queue{jobs}, {
     name => 'jobs', concurrency => 0, adaptive => JSON::PP::false,
+    circuit => JSON::PP::false,
     deadline_s => 0, dead_ttl_s => 7 * 86400 }, 'and a queue without a block';
 
 

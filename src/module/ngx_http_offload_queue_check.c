@@ -177,11 +177,21 @@ ngx_http_offload_queue_location(ngx_conf_t *cf,
         olcf->result_ttl = queue->ttl;
     }
 
+    clcf = location->loc_conf[ngx_http_core_module.ctx_index];
+
+    if (queue->dead_ttl && queue->dead_ttl < olcf->result_ttl) {
+        return ngx_http_offload_queue_wrong(cf, queue,
+                   "\"dead_ttl\" of %T s is shorter than "
+                   "\"offload_result_ttl\" of %T s in location \"%V\" of the "
+                   "server in %s:%ui: a dead letter would not be kept as long "
+                   "as other jobs", queue->dead_ttl, olcf->result_ttl,
+                   &clcf->name, location->cscf->file_name,
+                   location->cscf->line);
+    }
+
     if (queue->deadline == 0 || queue->deadline >= olcf->timeout) {
         return NGX_OK;
     }
-
-    clcf = location->loc_conf[ngx_http_core_module.ctx_index];
 
     return ngx_http_offload_queue_wrong(cf, queue,
                "\"deadline\" of %T s is shorter than \"offload_timeout\" of "
@@ -250,10 +260,11 @@ ngx_http_offload_queue_json(ngx_http_offload_queue_t *queue)
     ttl = queue->ttl ? queue->ttl : queue->zone->ttl;
     dead_ttl = ngx_max(NGX_HTTP_OFFLOAD_DEAD_TTL, ttl);
 
-    json = json_pack("{s:s%, s:I, s:b, s:I, s:I}",
+    json = json_pack("{s:s%, s:I, s:b, s:b, s:I, s:I}",
                      "name", (char *) queue->name.data, queue->name.len,
                      "concurrency", (json_int_t) queue->concurrency,
                      "adaptive", (int) queue->adaptive,
+                     "circuit", (int) queue->defined,
                      "deadline_s", (json_int_t) queue->deadline,
                      "dead_ttl_s", (json_int_t) (queue->dead_ttl
                                                  ? queue->dead_ttl

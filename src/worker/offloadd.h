@@ -62,9 +62,8 @@
  *      offloadd_defer.c     jobs that their backends settle later
  *      offloadd_failed.c    its end without a good answer
  *      offloadd_retry.c     whether there is another one
- *      offloadd_dead.c      dead letters: asked for, done again, removed
+ *      offloadd_dead.c      dead letters that are done again
  *      offloadd_deadline.c  jobs whose time is over
- *      offloadd_orders.c    what tests ask for
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
@@ -195,7 +194,7 @@ struct retry_policy {
 struct queue_policy {
     char      name[65];
     uint8_t   adaptive;
-    uint8_t   circuit;                          /* it was configured */
+    uint8_t   circuit;                          /* it has one backend */
     uint8_t   has_retry;                        /* its retries were */
     uint32_t  concurrency;                      /* 0: the zone's */
     uint32_t  rate_count;                       /* 0: no rate */
@@ -250,8 +249,7 @@ const char *policy_fixed_differs(const struct policy *a,
 #include "offloadd_control.h"
 
 
-/* offloadd_retry.c, offloadd_failed.c, offloadd_deadline.c, offloadd_dead.c,
- * offloadd_orders.c */
+/* offloadd_retry.c, offloadd_failed.c, offloadd_deadline.c, offloadd_dead.c */
 #include "offloadd_retry.h"
 
 
@@ -479,7 +477,8 @@ struct attempt {
     uint32_t          epoch;
     uint32_t          queue;                    /* the job's */
     uint8_t           reserved;                 /* counts in its rate */
-    uint8_t           probe;                    /* of its circuit */
+    uint8_t           probe;                    /* of its circuit; 2: which
+                                                   stays open */
     uint64_t          begun_us;                 /* mono: counts as running */
     uint64_t          started_us;               /* START was committed */
     uint64_t          service_us;

@@ -1,90 +1,12 @@
 /*
- * Dead letters, as the loop sees them: asked for, driven again, purged.  Loop
- * thread; the store thread does it, and the answer comes back in a batch.
+ * A dead letter that is driven again.  Loop thread; the store thread has done
+ * it, for the control interface, and it is committed.
  *
- * A job that is driven again is a waiting job like others once that is
- * committed.  Killed before, it is still a dead letter; after, recovery finds
- * it QUEUED.
+ * From then on it is a waiting job like others.  Killed before, it is still a
+ * dead letter; after, recovery finds it QUEUED.
  */
 
 #include "offloadd.h"
-
-#include <stdlib.h>
-#include <string.h>
-
-
-static struct dead_op *
-dead_new(uint32_t type, dead_done done, void *ctx)
-{
-    struct dead_op  *op;
-
-    op = calloc(1, sizeof(*op));
-
-    if (op) {
-        op->op.type = type;
-        op->done = done;
-        op->ctx = ctx;
-    }
-
-    return op;
-}
-
-
-int
-dead_submit(struct offloadd *d, uint32_t type, const uint8_t *id,
-    dead_done done, void *ctx)
-{
-    struct dead_op  *op;
-
-    op = dead_new(type, done, ctx);
-    if (op == NULL) {
-        return -1;
-    }
-
-    memcpy(op->op.row.id, id, ZONE_ID_SIZE);
-    loop_submit(d, &op->op);
-
-    return 0;
-}
-
-
-int
-dead_submit_list(struct offloadd *d, struct dead_list *list, dead_done done,
-    void *ctx)
-{
-    struct dead_op  *op;
-
-    op = dead_new(STORE_OP_LIST, done, ctx);
-    if (op == NULL) {
-        return -1;
-    }
-
-    op->op.list = list;
-    loop_submit(d, &op->op);
-
-    return 0;
-}
-
-
-static void
-dead_log(const struct store_op *op)
-{
-    struct log_line  l;
-
-    if (op->result != STORE_OP_DONE || op->type == STORE_OP_SHOW
-        || op->type == STORE_OP_LIST)
-    {
-        return;
-    }
-
-    if (log_begin(&l, LOG_NOTICE, op->type == STORE_OP_REDRIVE
-                                  ? "driven again" : "purged"))
-    {
-        log_id(&l, "job", op->row.id);
-        log_uint(&l, "attempts", op->row.attempts);
-        log_end(&l);
-    }
-}
 
 
 /*
@@ -121,24 +43,4 @@ dead_redriven(struct offloadd *d, struct store_op *op)
 
     sched_requeue(d, i, 0);
     watch_changed(d, op->seq, 0);
-}
-
-
-void
-dead_stored(struct offloadd *d, struct store_op *op)
-{
-    struct dead_op  *dead = (struct dead_op *) op;
-
-    if (op->type == STORE_OP_REDRIVE && op->result == STORE_OP_DONE) {
-        dead_redriven(d, op);
-    }
-
-    dead_log(op);
-
-    if (dead->done) {
-        dead->done(d, dead);
-    }
-
-    buf_free(&op->request);
-    free(dead);
 }

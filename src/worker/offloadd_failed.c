@@ -59,11 +59,25 @@ failed_policy(const struct offloadd *d, const struct attempt *a)
 }
 
 
+/*
+ * A probe that finds the backend gone has told its queue so; it is none of
+ * the attempts that the job has.  Whatever the probe's job met, the next one
+ * is made with another job: it may be this one that fails.
+ */
+
+static uint32_t
+failed_counts(const struct attempt *a, uint32_t end)
+{
+    return a->probe != 2 || end != RETRY_END_CONNECT;
+}
+
+
 static void
 failed_again(struct offloadd *d, struct attempt *a, const char *text,
-    uint64_t delay_ms)
+    uint32_t failures, uint64_t delay_ms)
 {
-    a->op.row.failures++;
+    job_at(&d->sched.table, a->job)->behind = a->probe == 2;
+    a->op.row.failures = (uint16_t) failures;
     a->result.finished = 0;                     /* a blob goes with it */
 
     attempt_requeue(d, a, text, delay_ms);
@@ -111,7 +125,7 @@ attempt_failed(struct offloadd *d, struct attempt *a, uint32_t end)
     f.end = end;
     f.status = row->http_status;
     f.method = a->replay.view.method;
-    f.failures = row->failures + 1u;
+    f.failures = row->failures + failed_counts(a, end);
     f.retry_after_ms = failed_retry_after(a);
     f.left_ms = row->deadline_ms == 0 ? UINT64_MAX
                 : row->deadline_ms > now ? row->deadline_ms - now : 0;
@@ -122,7 +136,7 @@ attempt_failed(struct offloadd *d, struct attempt *a, uint32_t end)
                            sched_random(&d->sched), &delay);
 
     if (verdict == RETRY_AGAIN) {
-        failed_again(d, a, text, delay);
+        failed_again(d, a, text, f.failures, delay);
         return;
     }
 

@@ -270,9 +270,14 @@ fair_push(struct flows *f, struct level *levels, uint16_t queue,
 
     flow = &f->flows[n];
 
-    if (flow->tail != JOB_NONE && job_at(t, flow->tail)->seq > job->seq) {
+    f->last = f->last > job->seq ? f->last : job->seq;
 
-        if (job_heap_push(&flow->due, t, job->seq, i) != 0) {
+    if (job->behind
+        || (flow->tail != JOB_NONE && job_at(t, flow->tail)->seq > job->seq))
+    {
+        if (job_heap_push(&flow->due, t, job->behind ? ++f->last : job->seq,
+                          i) != 0)
+        {
             return -1;
         }
 
@@ -434,6 +439,7 @@ fair_turn(struct flows *f, struct level *levels, uint16_t queue,
     }
 
     fair_take(f, levels, queue, t, i);
+    job->behind = 0;
 
     for (level = 0; level < FAIR_LEVELS; level++) {
 

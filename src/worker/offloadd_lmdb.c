@@ -535,7 +535,6 @@ const struct engine  engine_lmdb = {
     .overdue = lmdb_overdue,
     .redrive = lmdb_redrive,
     .purge = lmdb_purge,
-    .show = lmdb_show,
     .list = lmdb_list,
     .cancel = lmdb_cancel,
     .withdraw = lmdb_withdraw,

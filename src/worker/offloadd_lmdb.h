@@ -146,7 +146,6 @@ int lmdb_overdue(void *self, struct store_op *op, uint64_t ttl_ms,
 int lmdb_redrive(void *self, struct store_op *op, uint64_t now_ms,
     struct engine_error *e);
 int lmdb_purge(void *self, struct store_op *op, struct engine_error *e);
-int lmdb_show(void *self, struct store_op *op, struct engine_error *e);
 int lmdb_list(void *self, struct dead_list *list, struct engine_error *e);
 int lmdb_dead_put(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e);

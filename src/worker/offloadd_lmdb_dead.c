@@ -301,39 +301,6 @@ lmdb_purge(void *self, struct store_op *op, struct engine_error *e)
 }
 
 
-/* The row, and the request behind it. */
-
-int
-lmdb_show(void *self, struct store_op *op, struct engine_error *e)
-{
-    int           rc;
-    MDB_val       key, data;
-    struct lmdb  *m = self;
-
-    rc = lmdb_dead_find(m, op, e);
-    if (rc != 0) {
-        return rc;
-    }
-
-    if (!(op->row.flags & STORE_DEAD)) {
-        return ENGINE_STALE;
-    }
-
-    lmdb_seq_key(&key, &op->seq);
-    rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
-
-    if (rc) {
-        return rc == MDB_NOTFOUND ? ENGINE_STALE
-                                  : lmdb_fail(e, rc, STORE_DB_REQUESTS);
-    }
-
-    op->request.len = 0;
-
-    return buf_append(&op->request, data.mv_data, data.mv_size) == 0
-           ? 0 : lmdb_fail(e, ENOMEM, STORE_DB_REQUESTS);
-}
-
-
 static int
 lmdb_list_one(struct lmdb *m, MDB_txn *txn, struct dead_list *list,
     uint64_t seq, struct engine_error *e)

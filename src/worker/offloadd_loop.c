@@ -279,7 +279,6 @@ loop_signal(struct offloadd *d)
 
         case SIGUSR1:
             log_tick();
-            orders_read(d);
             break;
 
         case SIGCONT:

@@ -27,6 +27,7 @@ static const struct policy_key  queue_keys[] = {
       1 },
     { "rate", POLICY_OTHER, 0, 0, 0, 1 },
     { "adaptive", POLICY_BOOL, member(adaptive), 0, 0, 1 },
+    { "circuit", POLICY_BOOL, member(circuit), 0, 0, 1 },
     { "retry", POLICY_OTHER, 0, 0, 0, 1 },
     { "deadline_s", POLICY_NUMBER, member(deadline_s), QUEUE_SECONDS_MAX, 0,
       1 },
@@ -189,14 +190,13 @@ policy_queue(struct queue_policy *q, const json_t *object, const char *name,
     json_t  *rate, *retry;
 
     queue_defaults(q);
+    q->circuit = 1;
 
     if (policy_members(q, queue_keys, ARRAY_LENGTH(queue_keys), object, name,
                        e) != 0)
     {
         return -1;
     }
-
-    q->circuit = 1;
 
     if (!queue_name_good(q->name)) {
         (void) snprintf(e->text, sizeof(e->text),

@@ -56,6 +56,7 @@ struct job {
     uint8_t          place;
     uint8_t          has_slot;
     uint8_t          priority;
+    uint8_t          behind;                    /* whoever waits already */
 };
 
 _Static_assert(sizeof(struct job) <= 56, "there may be millions");
@@ -119,6 +120,8 @@ struct flows {
     uint32_t      count;
     uint32_t     *hash;
     uint32_t      hash_size;                    /* power of two */
+    uint64_t      last;                         /* as if it were a seq: behind
+                                                   all that are waiting */
 };
 
 struct level {

@@ -76,35 +76,7 @@ void deadline_free(struct offloadd *d);
 
 /* offloadd_dead.c (loop thread) */
 
-struct dead_op;
-
-/* Once the operation is done, and what follows from it: op->op.result, .row,
- * .request, .list are as the engine left them.  Frees nothing but the op. */
-typedef void (*dead_done)(struct offloadd *d, struct dead_op *op);
-
-struct dead_op {
-    struct store_op  op;                        /* first */
-    dead_done        done;                      /* may be NULL */
-    void            *ctx;
-};
-
-/* type: STORE_OP_REDRIVE, PURGE, SHOW.  0, or -1: no memory. */
-int dead_submit(struct offloadd *d, uint32_t type, const uint8_t *id,
-    dead_done done, void *ctx);
-/* `list` lives until then, and is the caller's. */
-int dead_submit_list(struct offloadd *d, struct dead_list *list,
-    dead_done done, void *ctx);
-void dead_stored(struct offloadd *d, struct store_op *op);
 /* A redrive is committed: STALE if it was none. */
 void dead_redriven(struct offloadd *d, struct store_op *op);
-
-
-/* offloadd_orders.c */
-
-#ifdef OFFLOAD_FAILPOINTS
-void orders_read(struct offloadd *d);
-#else
-#define orders_read(d)
-#endif
 
 #endif /* OFFLOADD_RETRY_H */

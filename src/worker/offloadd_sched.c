@@ -344,11 +344,6 @@ sched_op(struct offloadd *d, struct store_op *op)
 {
     struct attempt  *a = (struct attempt *) op;
 
-    if (op->type >= STORE_OP_REDRIVE) {
-        dead_stored(d, op);
-        return;
-    }
-
     if (op->type == STORE_OP_CONTROL || op->type == STORE_OP_READ) {
         control_op_done(d, op);
         return;

@@ -181,7 +181,7 @@ sched_ended(struct offloadd *d, struct attempt *a)
         rate_undo(&q->rate);
     }
 
-    if (circuit_neither(&q->circuit, mono_us(), a->probe)) {
+    if (circuit_neither(&q->circuit, mono_us(), a->probe == 1)) {
         qs->changed++;
     }
 
@@ -201,7 +201,7 @@ sched_circuit(struct offloadd *d, struct attempt *a, struct queue *q,
                                 sched_random(&d->sched))
                   : circuit_good(&q->circuit);
 
-    a->probe = 0;
+    a->probe = bad && a->probe ? 2 : 0;
 
     if (!changed) {
         return;
@@ -224,29 +224,38 @@ sched_circuit(struct offloadd *d, struct attempt *a, struct queue *q,
 
 
 /*
- * What an attempt's end says of the backend.  502 and 504 are also what nginx
- * answers for one that can't be reached, or doesn't answer.  Whatever fails
- * between here and nginx says nothing of it.
+ * What an attempt's end says of the backend.  It is down when nginx has no
+ * answer of it, whatever nginx answers then, and says so itself by 502, 503
+ * and 504, unless it says that this is its last word on the job.  Whatever
+ * fails between here and nginx says nothing of it.
  */
 
 void
 sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
 {
-    int            status;
+    int            status, timed_out, answer, down;
     struct queue  *q;
+
+    if (outcome != REPLAY_ANSWERED && outcome != REPLAY_TIMEOUT) {
+        return;
+    }
 
     q = queues_find(&d->sched.queues, a->queue);
     status = outcome == REPLAY_ANSWERED ? a->op.row.http_status : 0;
 
+    timed_out = status == 0 || a->result.upstream == RETRY_END_TIMEOUT;
+    answer = status != 0 && a->result.upstream == RETRY_END_ANSWER;
+    down = !answer
+           || (status >= 502 && status <= 504 && !a->result.no_retry);
+
+    /* other errors come quickly: they are no measure of what it bears */
+
     if (q->conf.adaptive
-        && (outcome == REPLAY_ANSWERED || outcome == REPLAY_TIMEOUT))
+        && (timed_out || (answer && (status < 500 || status == 503))))
     {
         adapt_answer(&q->adapt, mono_us(), a->started_us, q->running,
-                     outcome == REPLAY_TIMEOUT || status == 429
-                     || status == 503);
+                     timed_out || status == 429 || status == 503);
     }
 
-    if (outcome == REPLAY_ANSWERED) {
-        sched_circuit(d, a, q, status >= 502 && status <= 504);
-    }
+    sched_circuit(d, a, q, down);
 }

@@ -286,7 +286,8 @@ store_sync_result(struct store *s, struct store_op *op,
 static int
 store_apply(struct store *s, struct store_op *op, struct engine_error *e)
 {
-    int  rc;
+    int       rc;
+    uint64_t  ttl;
 
     switch (op->type) {
 
@@ -304,11 +305,15 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
             return -1;
         }
 
-        op->row.expires_ms = op->row.finished_ms
-                             + (op->row.flags & STORE_DEAD
-                                ? op->dead_ttl_ms
-                                : store_ttl_ms(&op->row,
-                                               atomic_load(&s->ttl_ms)));
+        ttl = store_ttl_ms(&op->row, atomic_load(&s->ttl_ms));
+
+        /* a dead letter is not kept for less than others */
+
+        if ((op->row.flags & STORE_DEAD) && op->dead_ttl_ms > ttl) {
+            ttl = op->dead_ttl_ms;
+        }
+
+        op->row.expires_ms = op->row.finished_ms + ttl;
         rc = s->engine->settle(s->self, op, e);
         break;
 
@@ -329,25 +334,6 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         rc = s->engine->overdue(s->self, op, atomic_load(&s->ttl_ms),
                                 clock_ms(), e);
         break;
-
-    case STORE_OP_REDRIVE:
-        ZONE_FAILPOINT("redrive.before-commit");
-        rc = s->engine->redrive(s->self, op, clock_ms(), e);
-        break;
-
-    case STORE_OP_PURGE:
-        ZONE_FAILPOINT("purge.before-commit");
-        rc = s->engine->purge(s->self, op, e);
-        break;
-
-    case STORE_OP_SHOW:
-        rc = s->engine->show(s->self, op, e);
-        break;
-
-    case STORE_OP_LIST:
-        rc = s->engine->list(s->self, op->list, e);
-        break;
-
 
     case STORE_OP_QUEUE:
         rc = 0;
@@ -404,12 +390,6 @@ store_failpoints(struct store *s)
             break;
         case STORE_OP_OVERDUE:
             ZONE_FAILPOINT("overdue.after-commit");
-            break;
-        case STORE_OP_REDRIVE:
-            ZONE_FAILPOINT("redrive.after-commit");
-            break;
-        case STORE_OP_PURGE:
-            ZONE_FAILPOINT("purge.after-commit");
             break;
         default:
             break;

@@ -19,11 +19,7 @@ enum store_op_type {
     STORE_OP_ANSWER,                            /* a CQ entry to post */
     STORE_OP_CONTROL,                           /* see offloadd_control.h, */
     STORE_OP_READ,                              /* beside transactions */
-    STORE_OP_OVERDUE,                           /* queued -> failed */
-    STORE_OP_REDRIVE,                           /* dead -> queued */
-    STORE_OP_PURGE,                             /* a dead letter's end */
-    STORE_OP_SHOW,                              /* one of them */
-    STORE_OP_LIST                               /* and many */
+    STORE_OP_OVERDUE                            /* queued -> failed */
 };
 
 enum store_op_result {
@@ -45,17 +41,16 @@ struct store_op {
      * state, error, strikes, http_status, finished_ms, result_size and the
      * flags DEFERRED and TRUNCATED from it, REQUEUE strikes and not_before_ms,
      * DEFER not_before_ms; attempts is the lease of all three.
-     * REDRIVE, PURGE and SHOW find the job by row.id, and fill in seq and row.
+     * A redrive and a purge find the job by row.id, and fill in seq and row.
      */
     struct store_job         row;
-    struct buf               request;           /* START, SHOW: its copy */
+    struct buf               request;           /* START: its copy */
 
     const char              *type_text;         /* SETTLE: row.type_len */
     const char              *message;           /* SETTLE: message_len */
     const struct buf        *headers;           /* SETTLE: NULL: no result */
     const struct buf        *body;              /* SETTLE: inline, or NULL */
     uint64_t                 dead_ttl_ms;       /* SETTLE: a dead letter's */
-    struct dead_list        *list;              /* LIST */
 
     int                      has_queue;         /* with it: the row of its
                                                    queue */
@@ -234,8 +229,6 @@ struct engine {
     int       (*redrive)(void *self, struct store_op *op, uint64_t now_ms,
                    struct engine_error *e);
     int       (*purge)(void *self, struct store_op *op,
-                   struct engine_error *e);
-    int       (*show)(void *self, struct store_op *op,
                    struct engine_error *e);
     int       (*list)(void *self, struct dead_list *list,
                    struct engine_error *e);

@@ -9,6 +9,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 
 use Clock;
+use Control;
 use Crash;
 use Test::More;
 
@@ -37,7 +38,7 @@ sub start {
 
     my $pid = $n->by_hand($place, $clock->env);
 
-    Clock::order($n, 'list') if !$place;        # it listens to signals, too
+    control($n, GET => '/v1/dead') if !$place;  # it listens to signals, too
 
     return $pid;
 }
@@ -85,13 +86,20 @@ sub too_late {
 }
 
 
-# One that is too late needs no asking.
+# What the operator sees: a status, or `broken`.  One that is too late needs no
+# asking.
 
 sub ask {
     my ($row, $job) = @_;
+    my $letter = "/v1/dead/$job->{id}";
 
-    Clock::order($n, "$row->{probe} $job->{id}")
-        if $row->{probe} ne 'overdue';
+    return '202' if $row->{probe} eq 'overdue';
+
+    my (undef, $r) = $row->{probe} eq 'purge'
+                     ? control($n, DELETE => $letter)
+                     : control($n, POST => "$letter/redrive");
+
+    return $r->{error} ? 'broken' : $r->{status};
 }
 
 
@@ -102,7 +110,7 @@ sub one {
     my $before = $row->{place} =~ /before/;
     my $doc;
 
-    ask($row, $job);
+    is ask($row, $job), $row->{client}, "who asks is told: $row->{client}";
     Crash::died($pid, $row->{place});
 
     $pid = start();
@@ -110,7 +118,7 @@ sub one {
     if ($before && $row->{probe} ne 'overdue') {
         is $n->status($job)->{status}, 'failed', 'nothing has happened';
         is $n->counters->{store}{dead}, 1, 'it is still a dead letter';
-        ask($row, $job);
+        is ask($row, $job), 200, 'it can be asked for again';
     }
 
     ok Offload::wait_until(30, sub {

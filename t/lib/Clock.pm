@@ -67,18 +67,4 @@ sub wake {
 }
 
 
-# What offloadd is asked for, as lines: see offloadd_orders.c.
-
-sub order {
-    my ($n, @lines) = @_;
-    my $file = "$n->{zone_dir}/orders";
-
-    Offload::write_file("$file.new", join '', map { "$_\n" } @lines);
-    chmod 0666, "$file.new";
-    rename "$file.new", $file or die "$file: $!\n";
-    wake($n, 20);
-
-    Offload::wait_until(10, sub { !-e $file }) or die "$file is not read\n";
-}
-
 1;

@@ -85,10 +85,10 @@ control.before-commit       control   md   small     broken  -    active    -
 control.after-commit        control   md   small     broken  -    paused    -
 overdue.before-commit       dead      md   overdue   202     -    failed    1
 overdue.after-commit        dead      md   overdue   202     -    failed    1
-redrive.before-commit       dead      md   redrive   202     -    completed 3
-redrive.after-commit        dead      md   redrive   202     -    completed 3
-purge.before-commit         dead      md   purge     202     -    failed    2
-purge.after-commit          dead      md   purge     202     -    failed    2
+control.before-commit       dead      md   redrive   broken  -    completed 3
+control.after-commit        dead      md   redrive   broken  -    completed 3
+control.before-commit       dead      md   purge     broken  -    failed    2
+control.after-commit        dead      md   purge     broken  -    failed    2
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -

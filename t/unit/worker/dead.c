@@ -227,8 +227,7 @@ commit(void)
 static void
 test_kept(uint64_t seq)
 {
-    uint8_t          id[ZONE_ID_SIZE];
-    struct store_op  op;
+    uint8_t  id[ZONE_ID_SIZE];
 
     memset(id, 1, sizeof(id));
 
@@ -237,10 +236,6 @@ test_kept(uint64_t seq)
     is(row_of(seq).failures, 5, "so often");
     is(rows(LMDB_DEAD), 1, "it is listed");
     is(rows(LMDB_REQUESTS), 1, "its request is kept");
-    is(do_op(en->show, 1, &op), 0, "and can be seen");
-    is(op.request.len, sizeof(struct keyed), "whole");
-    buf_free(&op.request);
-    is(do_op(en->show, 9, &op), ENGINE_NOT_FOUND, "another's can not");
     commit();
 
     ok(there(ZONE_DIR_SPOOL, 1, 0) && there(ZONE_DIR_BLOBS, 1, 1),
@@ -295,7 +290,6 @@ test_redrive(uint64_t seq)
     is(rows(LMDB_REQUESTS), 1, "its request is there");
     is(redrive(1, &op, 500000), 0, "twice is as good as once");
     is(do_op(en->purge, 1, &op), ENGINE_STALE, "it is no dead letter");
-    is(do_op(en->show, 1, &op), ENGINE_STALE, "not to be shown as one");
     ok(count(STORE_QUEUED) == 1 && count(STORE_FAILED) == 0 && drift() == 0,
        "and counted so");
     is(en->expire(self, 900000, 5000, 100, &e), 0, "nothing expires");

@@ -1,7 +1,7 @@
 package Bench::Nginx;
 
-# One nginx of the benchmark: master, one worker, everything in a directory of
-# its own.
+# One nginx of the benchmark: master, a worker process unless there are more,
+# everything in a directory of its own.
 
 use strict;
 use warnings;
@@ -15,7 +15,7 @@ my %running;
 
 # http: the text inside http{}; port: what answers when it is up.  cpu: the
 # cpu its worker is pinned to; cpus: the ones all of it may use; connections:
-# as many as it may have.
+# as many as it may have; workers: processes, 1 if it isn't given.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -70,6 +70,7 @@ sub conf {
     my ($dir, %opt) = @_;
 
     my $connections = $opt{connections} || 4096;
+    my $workers = $opt{workers} || 1;
     my $main = join '', map { "load_module $_;\n" } @{ $opt{load} || [] };
 
     $main .= "worker_rlimit_nofile $connections;\n" if $opt{connections};
@@ -81,7 +82,7 @@ sub conf {
 $main
 daemon            off;
 pid               $dir/nginx.pid;
-worker_processes  1;
+worker_processes  $workers;
 
 events {
     worker_connections  $connections;

@@ -15,7 +15,7 @@ use Bench::Nginx ();
 my %running;
 
 # zone: offload_zone's size and parameters; worker: run offloadd; to: where
-# /work is passed.  cpu, cpus, connections: as Bench::Nginx has them.
+# /work is passed.  cpu, cpus, connections, workers: as Bench::Nginx has them.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -66,7 +66,7 @@ EOF
     $self->{nginx} = Bench::Nginx->start($b,
         name => $opt{name} || 'product', port => $port, http => $http,
         load => [$b->{module}], cpu => $opt{cpu}, cpus => $opt{cpus},
-        connections => $opt{connections});
+        connections => $opt{connections}, workers => $opt{workers});
 
     if ($opt{worker}) {
         wait_until(10, "offloadd does not start\n" . $self->{nginx}->log,
