@@ -510,6 +510,10 @@ loop_timeout(struct offloadd *d)
         at = defer_next(d);
     }
 
+    if (hooks_next(d) < at) {
+        at = hooks_next(d);
+    }
+
     if (deadline_next(d) < at) {
         at = deadline_next(d);
     }
@@ -610,6 +614,7 @@ loop_run(struct offloadd *d)
         }
 
         deadline_run(d);
+        hooks_run(d);
         sched_dispatch(d);
         loop_flush(d);
         sched_publish(d);
