@@ -33,6 +33,19 @@ sub http {
 sub block { http("offload_queue q zone=jobs {\n$_[0]\n}", $_[1]) }
 
 
+sub secret {
+    my ($name, $text, $mode) = @_;
+
+    Util::write_file("$n->{prefix}/$name", $text);
+    chmod $mode, "$n->{prefix}/$name";
+
+    return "$n->{prefix}/$name";
+}
+
+
+my $open = secret('open', 'whsec_' . 'A' x 32, 0644);
+my $short = secret('short', 'whsec_' . 'A' x 28, 0600);
+my $good = secret('good', 'whsec_' . 'A' x 32 . "\n", 0600);
 my $LONG = 'x' x 65;
 my @wrong = (
     # what is wrong => the configuration, what is said
@@ -142,6 +155,40 @@ my @wrong = (
         qr/value "key=all" in "limit".*variable/ ],
     'limit with a status of its own' => [ block('limit queued=1 status=500;'),
         qr/value "status=500" in "limit".*429 or 503/ ],
+    'webhook without a URL' => [ block('webhook example.com;'),
+        qr/value "example.com" in "webhook".*"https:/ ],
+    'webhook with a password' => [ block('webhook http://u:p@a.example/;'),
+        qr/in "webhook".*without user/ ],
+    'webhook for an unknown event' => [
+        block('webhook http://a.example/ on=completed,done;'),
+        qr/value "on=completed,done".*"completed", "failed" and "canceled"/ ],
+    'webhook with too much inline' => [
+        block('webhook http://a.example/ inline=65k;'), qr/at most 64k/ ],
+    'webhook with an unknown parameter' => [
+        block('webhook http://a.example/ retry=1;'), qr/no such parameter/ ],
+    'webhook said twice' => [
+        block('webhook http://a.example/ on=failed on=failed;'),
+        qr/duplicate/ ],
+    'webhook without a file' => [
+        block('webhook http://a.example/ secret=whsec_x;'),
+        qr/"secret=file:"/ ],
+    'webhook with a file that is not there' => [
+        block('webhook http://a.example/ secret=file:%%PREFIX%%/none;'),
+        qr/not there/ ],
+    'webhook with a secret all can read' => [
+        block("webhook http://a.example/ secret=file:$open;"),
+        qr/others may read/ ],
+    'webhook with a secret that is too short' => [
+        block("webhook http://a.example/ secret=file:$short;"),
+        qr/24 to 64 bytes/ ],
+    'webhook with a ca that is not there' => [
+        block('webhook http://a.example/ ca=/no/such/file;'), qr/not there/ ],
+    'webhook_allow without a host' => [
+        block("webhook_allow secret=file:$good;"), qr/a host or a CIDR/ ],
+    'webhook_allow with a URL' => [ block('webhook_allow http://a/;'),
+        qr/a host's name/ ],
+    'webhook_allow with bits' => [ block('webhook_allow 10.1.2.3/8;'),
+        qr/bits behind/ ],
     'on_full unknown' => [ block('limit queued=1; on_full wait;'),
         qr/value "wait" in "on_full".*"refuse" or "bypass"/ ],
 
@@ -230,6 +277,9 @@ offload_queue full.queue-1 zone=jobs {
     priority    $http_x_priority;
     limit       queued=1000 key=$http_x_tenant per_key=10 status=503;
     on_full     refuse;
+    webhook     https://a.example/b?c on=failed inline=1k secret=file:%%GOOD%%;
+    webhook     $arg_hook;
+    webhook_allow  10.0.0.0/8 .example.com secret=file:%%GOOD%%;
     include     %%PREFIX%%/fair.conf;
 }
 offload_queue once zone=jobs { retry off; rate 3r/s; }
@@ -237,6 +287,7 @@ offload_queue usual zone=jobs { retry jitter=full; }
 offload_queue short zone=jobs { deadline 10m; }
 EOT
 
+$ALL =~ s/%%GOOD%%/$good/g;
 $n->write_conf(http => $ALL);
 
 my ($code, $out) = $n->run('-t');

@@ -154,7 +154,7 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
         return NGX_ERROR;
     }
 
-    p = ngx_pnalloc(pool, 768 + 2 * url.len
+    p = ngx_pnalloc(pool, 800 + 2 * url.len + job->webhooks.len
                           + 6 * (job->type.len + job->message.len
                                  + job->progress_message.len));
     if (p == NULL) {
@@ -243,6 +243,11 @@ ngx_http_offload_document_json(ngx_http_request_t *r, ngx_pool_t *pool,
         }
 
         *p++ = '}';
+    }
+
+    if (job->webhooks.len) {
+        p = ngx_http_offload_put(p, ",\"webhooks\":");
+        p = ngx_cpymem(p, job->webhooks.data, job->webhooks.len);
     }
 
     p = ngx_http_offload_put(p, "}\n");

@@ -345,6 +345,15 @@ ngx_http_offload_zone_policy(ngx_cycle_t *cycle, ngx_http_offload_zone_t *zone,
         json = NULL;
     }
 
+    if (json && ngx_http_offload_queues_said(omcf, zone)
+        && json_object_set_new(json, "webhooks",
+                               ngx_http_offload_webhooks_json(omcf, zone))
+           != 0)
+    {
+        json_decref(json);
+        json = NULL;
+    }
+
     text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
 

@@ -289,6 +289,7 @@ typedef struct {
     ngx_str_t                   uri;
     ngx_str_t                   host;       /* as the client named it */
     ngx_str_t                   context;
+    ngx_str_t                   hooks;
 } ngx_http_offload_record_t;
 
 
@@ -317,6 +318,7 @@ typedef struct {
     ngx_str_t                   type;
     ngx_str_t                   message;
     ngx_str_t                   progress_message;
+    ngx_str_t                   webhooks;   /* JSON; empty: none */
 } ngx_http_offload_job_t;
 
 
@@ -619,6 +621,8 @@ ngx_int_t ngx_http_offload_retry_after(ngx_http_request_t *r,
 ngx_int_t ngx_http_offload_store_job(ngx_http_offload_rt_t *rt,
     ngx_pool_t *pool, const uint8_t id[ZONE_ID_SIZE],
     ngx_http_offload_job_t *job);
+ngx_int_t ngx_http_offload_hook_json(ngx_pool_t *pool,
+    struct store_hook *row, u_char *host, ngx_http_offload_job_t *job);
 ngx_int_t ngx_http_offload_store_result(ngx_http_offload_rt_t *rt,
     ngx_pool_t *pool, uint64_t seq, ngx_http_offload_result_t *result);
 /* counters->ring: zeroed room for all lanes of the zone */

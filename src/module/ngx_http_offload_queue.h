@@ -5,8 +5,10 @@
  *   _queue.c        the offload_queue block: which queues there are
  *   _queue_conf.c   the directives in it
  *   _queue_retry.c  one of them: retry
+ *   _webhook_conf.c and two more: webhook, webhook_allow
  *   _queue_check.c  what they must not say together; queues as JSON
  *   _terms.c        what they come to for a request
+ *   _webhook.c      whom its job's end is told
  *   _limit.c        requests their queue has no place for
  *
  * Configuration as the rest of it; part of ngx_http_offload_module.h.
@@ -44,6 +46,29 @@ typedef struct {
 } ngx_http_offload_retry_t;
 
 
+/* webhook; also what goes for URLs that clients give */
+
+typedef struct {
+    ngx_http_complex_value_t   *url;
+    ngx_str_t                   secret_file;    /* empty: not signed */
+    ngx_str_t                   ca_file;
+    uint64_t                    secret;     /* hashes of these names */
+    uint64_t                    ca;
+    size_t                      inline_max;
+    ngx_uint_t                  events;     /* ZONE_HOOK_* */
+    ngx_uint_t                  guarded;    /* its URL has variables */
+} ngx_http_offload_webhook_t;
+
+
+/* webhook_allow */
+
+typedef struct {
+    ngx_str_t                   text;
+    ngx_cidr_t                  cidr;
+    ngx_uint_t                  is_cidr;    /* else a name */
+} ngx_http_offload_allow_t;
+
+
 typedef struct {
     ngx_str_t                   name;
     uint32_t                    hash;
@@ -73,6 +98,10 @@ typedef struct {
     ngx_uint_t                  limit_status;
     ngx_uint_t                  on_full;
 
+    ngx_array_t                *webhooks;   /* ..._webhook_t; or NULL */
+    ngx_array_t                *webhook_allow;  /* ..._allow_t; or NULL */
+    ngx_http_offload_webhook_t  callback;   /* of URLs from clients */
+
     u_char                     *conf_file;  /* where it was declared, */
     ngx_uint_t                  line;       /* or first used */
     unsigned                    defined:1;
@@ -87,6 +116,7 @@ typedef struct {
     uint32_t                    delay;      /* seconds */
     uint8_t                     priority;
     uint8_t                     depth;      /* of the job in its chain */
+    ngx_str_t                   hooks;      /* for its record; or empty */
 } ngx_http_offload_terms_t;
 
 
@@ -112,6 +142,22 @@ ngx_uint_t ngx_http_offload_queues_said(ngx_http_offload_main_conf_t *omcf,
 struct json_t *ngx_http_offload_queues_json(
     ngx_http_offload_main_conf_t *omcf, ngx_http_offload_zone_t *zone);
 char *ngx_http_offload_depth_check(ngx_conf_t *cf, void *post, void *data);
+
+char *ngx_http_offload_queue_value(ngx_conf_t *cf, ngx_str_t *text,
+    ngx_http_complex_value_t **value);
+
+/* _webhook_conf.c, _webhook.c */
+char *ngx_http_offload_queue_webhook(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+char *ngx_http_offload_queue_webhook_allow(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+struct json_t *ngx_http_offload_webhooks_json(
+    ngx_http_offload_main_conf_t *omcf, ngx_http_offload_zone_t *zone);
+ngx_int_t ngx_http_offload_webhooks(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_str_t *out,
+    const ngx_http_offload_problem_t **problem);
 
 /* _terms.c */
 ngx_int_t ngx_http_offload_terms(ngx_http_request_t *r,

@@ -18,6 +18,7 @@ typedef char *(ngx_http_offload_line_pt)(ngx_conf_t *cf,
 typedef struct {
     ngx_str_t                   name;
     ngx_uint_t                  most;       /* arguments */
+    ngx_uint_t                  many;       /* such lines may be */
     ngx_http_offload_line_pt   *set;
 } ngx_http_offload_line_t;
 
@@ -37,20 +38,23 @@ static ngx_http_offload_line_pt  ngx_http_offload_queue_on_full;
 
 
 static ngx_http_offload_line_t  ngx_http_offload_lines[] = {
-    { ngx_string("concurrency"), 1, ngx_http_offload_queue_concurrency },
-    { ngx_string("rate"), 2, ngx_http_offload_queue_rate },
-    { ngx_string("adaptive"), 1, ngx_http_offload_queue_adaptive },
-    { ngx_string("retry"), 5, ngx_http_offload_queue_retry },
-    { ngx_string("timeout"), 1, ngx_http_offload_queue_timeout },
-    { ngx_string("deadline"), 1, ngx_http_offload_queue_deadline },
-    { ngx_string("ttl"), 1, ngx_http_offload_queue_ttl },
-    { ngx_string("dead_ttl"), 1, ngx_http_offload_queue_dead_ttl },
-    { ngx_string("delay"), 2, ngx_http_offload_queue_delay },
-    { ngx_string("priority"), 1, ngx_http_offload_queue_priority },
-    { ngx_string("fair"), 1, ngx_http_offload_queue_fair },
-    { ngx_string("limit"), 4, ngx_http_offload_queue_limit },
-    { ngx_string("on_full"), 1, ngx_http_offload_queue_on_full },
-    { ngx_null_string, 0, NULL }
+    { ngx_string("concurrency"), 1, 0, ngx_http_offload_queue_concurrency },
+    { ngx_string("rate"), 2, 0, ngx_http_offload_queue_rate },
+    { ngx_string("adaptive"), 1, 0, ngx_http_offload_queue_adaptive },
+    { ngx_string("retry"), 5, 0, ngx_http_offload_queue_retry },
+    { ngx_string("timeout"), 1, 0, ngx_http_offload_queue_timeout },
+    { ngx_string("deadline"), 1, 0, ngx_http_offload_queue_deadline },
+    { ngx_string("ttl"), 1, 0, ngx_http_offload_queue_ttl },
+    { ngx_string("dead_ttl"), 1, 0, ngx_http_offload_queue_dead_ttl },
+    { ngx_string("delay"), 2, 0, ngx_http_offload_queue_delay },
+    { ngx_string("priority"), 1, 0, ngx_http_offload_queue_priority },
+    { ngx_string("fair"), 1, 0, ngx_http_offload_queue_fair },
+    { ngx_string("limit"), 4, 0, ngx_http_offload_queue_limit },
+    { ngx_string("on_full"), 1, 0, ngx_http_offload_queue_on_full },
+    { ngx_string("webhook"), 5, 1, ngx_http_offload_queue_webhook },
+    { ngx_string("webhook_allow"), 64, 0,
+      ngx_http_offload_queue_webhook_allow },
+    { ngx_null_string, 0, 0, NULL }
 };
 
 char *
@@ -81,7 +85,8 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
                            "unknown directive \"%V\" in queue \"%V\": "
                            "concurrency, rate, adaptive, retry, timeout, "
                            "deadline, ttl, dead_ttl, delay, priority, fair, "
-                           "limit and on_full are known", &value[0],
+                           "limit, on_full, webhook and webhook_allow are "
+                           "known", &value[0],
                            &queue->name);
         return NGX_CONF_ERROR;
     }
@@ -94,7 +99,7 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    if (queue->set & (1 << i)) {
+    if ((queue->set & (1 << i)) && !line->many) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"%V\" is duplicate in queue \"%V\"", &value[0],
                            &queue->name);
@@ -167,7 +172,7 @@ ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i)
 }
 
 
-static char *
+char *
 ngx_http_offload_queue_value(ngx_conf_t *cf, ngx_str_t *text,
     ngx_http_complex_value_t **value)
 {

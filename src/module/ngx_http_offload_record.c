@@ -108,6 +108,9 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
     fixed->limit_queued = (uint32_t) olcf->queue->limit_queued;
     fixed->limit_per_key = (uint32_t) olcf->queue->limit_per_key;
 
+    fixed->hooks_len = (uint32_t) ctx->terms.hooks.len;
+
+    record->hooks = ctx->terms.hooks;
     record->key = ctx->key ? &ctx->key->digest : NULL;
 
     if (record->key) {
@@ -156,6 +159,8 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
         p = ngx_cpymem(p, h->value.data, h->value.len);
         *p++ = '\0';
     }
+
+    p = ngx_cpymem(p, record->hooks.data, record->hooks.len);
 
     if (r->request_body == NULL || r->request_body->temp_file) {
         return;

@@ -25,6 +25,7 @@ typedef struct {
     MDB_dbi          requests;
     MDB_dbi          results;
     MDB_dbi          dead;
+    MDB_dbi          hooks;
     ngx_file_uniq_t  uniq;          /* of the file that was opened */
 } ngx_http_offload_store_t;
 
@@ -32,6 +33,8 @@ typedef struct {
 static ngx_int_t ngx_http_offload_store_open(ngx_http_offload_rt_t *rt);
 static ngx_int_t ngx_http_offload_store_failed(ngx_http_offload_rt_t *rt,
     const char *what, int rc);
+static int ngx_http_offload_store_hooks(ngx_http_offload_store_t *st,
+    ngx_pool_t *pool, uint64_t seq, ngx_http_offload_job_t *job);
 static ngx_int_t ngx_http_offload_store_copy(ngx_pool_t *pool, u_char *p,
     size_t len, ngx_str_t *out);
 static ngx_int_t ngx_http_offload_store_parse(ngx_http_offload_rt_t *rt,
@@ -90,6 +93,14 @@ ngx_http_offload_store_job(ngx_http_offload_rt_t *rt, ngx_pool_t *pool,
     if (rc == 0) {
         result = ngx_http_offload_store_parse(rt, pool, id, &value, job);
         job->seq = seq;
+
+        if (result == NGX_OK && (job->flags & STORE_HOOKED)) {
+            rc = ngx_http_offload_store_hooks(st, pool, seq, job);
+
+            if (rc != 0) {
+                result = ngx_http_offload_store_failed(rt, "mdb_get()", rc);
+            }
+        }
 
     } else if (rc == MDB_NOTFOUND) {
         result = NGX_DECLINED;
@@ -189,6 +200,54 @@ corrupt:
                   &rt->conf->name, seq);
 
     return NGX_ERROR;
+}
+
+
+/* The deliveries of a settled job, as JSON. */
+
+static int
+ngx_http_offload_store_hooks(ngx_http_offload_store_t *st, ngx_pool_t *pool,
+    uint64_t seq, ngx_http_offload_job_t *job)
+{
+    int                     rc;
+    u_char                 *p;
+    uint64_t                n;
+    MDB_val                 key, value;
+    struct store_hook       row;
+    struct store_hook_key   k;
+
+    for (n = 0; n < ZONE_HOOKS_MAX; n++) {
+        store_hook_key(&k, seq, n);
+        key.mv_data = &k;
+        key.mv_size = sizeof(k);
+
+        rc = mdb_get(st->txn, st->hooks, &key, &value);
+
+        if (rc == MDB_NOTFOUND) {
+            continue;
+        }
+
+        if (rc != 0) {
+            return rc;
+        }
+
+        if (value.mv_size < sizeof(row)) {
+            return MDB_CORRUPTED;
+        }
+
+        ngx_memcpy(&row, value.mv_data, sizeof(row));
+        p = (u_char *) value.mv_data + sizeof(row);
+
+        if ((size_t) row.host_at + row.host_len > row.hook.url_len
+            || row.hook.url_len > value.mv_size - sizeof(row)
+            || ngx_http_offload_hook_json(pool, &row, p + row.host_at, job)
+               != NGX_OK)
+        {
+            return MDB_CORRUPTED;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -437,6 +496,10 @@ ngx_http_offload_store_open(ngx_http_offload_rt_t *rt)
 
     if (rc == 0) {
         rc = mdb_dbi_open(st->txn, STORE_DB_DEAD, 0, &st->dead);
+    }
+
+    if (rc == 0) {
+        rc = mdb_dbi_open(st->txn, STORE_DB_HOOKS, 0, &st->hooks);
     }
 
     if (rc == MDB_NOTFOUND) {

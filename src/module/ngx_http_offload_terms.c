@@ -77,7 +77,7 @@ ngx_http_offload_terms(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    return NGX_OK;
+    return ngx_http_offload_webhooks(r, olcf, &terms->hooks, problem);
 }
 
 

@@ -297,6 +297,7 @@ stop(struct offloadd *d)
     control_free(d);
     attempt_free_all(d);
     replay_free_handles(d);
+    hooks_free(d);
     loop_free(d);
     sched_free(&d->sched);
     watch_free(&d->watches);
@@ -380,7 +381,7 @@ main(int argc, char **argv)
         return 1;
     }
 
-    if (curl_global_init(CURL_GLOBAL_NOTHING) != CURLE_OK) {
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
         log_text(LOG_ERROR, "libcurl could not be initialized");
         return 1;
     }

@@ -36,17 +36,7 @@
  *      offloadd_claim.c     who waits for the commit, and who gave up
  *      offloadd_report.c    what backends tell of their jobs
  *      offloadd_answer.c    answers into CQs
- *      offloadd_lmdb.c      the engine: environment, transactions
- *      offloadd_lmdb_room.c  the engine: room for new jobs
- *      offloadd_lmdb_job.c  the engine: a job's rows
- *      offloadd_lmdb_make.c the engine: a store that is not there yet
- *      offloadd_lmdb_key.c  the engine: idempotency keys
- *      offloadd_lmdb_report.c  the engine: tokens, progress, jobs deferred
- *      offloadd_lmdb_queue.c  the engine: rates and flags of queues
- *      offloadd_lmdb_dead.c the engine: jobs that failed with their requests
- *      offloadd_lmdb_scan.c the engine: recovery, expiry, look-ups
- *      offloadd_lmdb_owner.c  the engine: whose store it is
- *      offloadd_lmdb_control.c  the engine: what the control looks at
+ *      offloadd_lmdb*.c     the engine: see offloadd_lmdb.h
  *      offloadd_files.c     spool and blob files
  *      offloadd_recover.c   what a dead worker left
  *      offloadd_jobs.c      jobs in memory: table, heaps
@@ -64,20 +54,13 @@
  *      offloadd_retry.c     whether there is another one
  *      offloadd_dead.c      dead letters that are done again
  *      offloadd_deadline.c  jobs whose time is over
+ *      offloadd_hook*.c     webhooks: see offloadd_hook.h
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
  *      offloadd_result.c    one answer, kept in memory or in a blob
  *      offloadd_multi.c     libcurl's multi handles and sockets
  *      offloadd_loop.c      epoll, timers, signals
- *      offloadd_control.c   the control interface: socket, connections
- *      offloadd_control_request.c  the same: requests and their answers
- *      offloadd_control_route.c  the same: paths, arguments
- *      offloadd_control_op.c  the same: what the store is asked for
- *      offloadd_control_zone.c  the same: the zone, pause and resume
- *      offloadd_control_queue.c  the same: queues
- *      offloadd_control_job.c  the same: one job
- *      offloadd_control_dead.c  the same: all dead letters
- *      offloadd_control_letter.c  the same: one of them
+ *      offloadd_control*.c  the control interface: see offloadd_control.h
  */
 
 #ifndef OFFLOADD_H
@@ -109,6 +92,9 @@
 
 struct offloadd;
 struct attempt;
+struct hook_list;
+struct hook_outcome;
+struct hook_page;
 
 
 /* offloadd_util.c */
@@ -169,6 +155,10 @@ void log_text(int level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
 
+/* offloadd_hook_policy.c */
+#include "offloadd_hook_policy.h"
+
+
 /* offloadd_policy.c */
 
 enum durability {
@@ -222,6 +212,7 @@ struct policy {
     int       log_level;
     uint32_t  nqueues;                          /* 1 or more */
     struct queue_policy  *queues;               /* the default queue first */
+    struct hook_policy    hooks;
 };
 
 #define POLICY_CONCURRENCY_MAX  100000
@@ -243,6 +234,10 @@ const char *policy_fixed_differs(const struct policy *a,
 /* offloadd_batch.c, offloadd_store.c, offloadd_lmdb*.c, offloadd_drain.c,
  * offloadd_claim.c, offloadd_answer.c */
 #include "offloadd_store.h"
+
+
+/* offloadd_hook.c, offloadd_hook_doc.c, offloadd_hook_send.c */
+#include "offloadd_hook.h"
 
 
 /* offloadd_control*.c: the control interface */
@@ -277,6 +272,8 @@ enum files_dir {
  * or -1. */
 int files_sync(struct store *s, enum files_dir dir, const uint8_t *id,
     uint32_t attempt, struct engine_error *e);
+int files_sync_result(struct store *s, struct store_op *op,
+    struct engine_error *e);
 int files_sync_names(struct store *s, struct engine_error *e);
 /* The names of what the store is made of, when it is opened. */
 int files_sync_made(const struct policy *p, struct engine_error *e);
@@ -561,6 +558,7 @@ enum loop_stop {
 };
 
 #define LOOP_MULTIS           32                /* see offloadd_multi.c */
+#define LOOP_HOOKS            LOOP_MULTIS       /* one more, for webhooks */
 
 struct multi {
     struct offloadd  *daemon;
@@ -579,7 +577,7 @@ struct loop {
     int               signals;
     int               timer;                    /* when a queue is due */
     uint64_t          timer_at;                 /* mono us; UINT64_MAX: not */
-    struct multi      multis[LOOP_MULTIS];
+    struct multi      multis[LOOP_MULTIS + 1];
     struct loop_fd   *fds;                      /* of libcurl's, by fd */
     uint32_t          nfds;
     uint64_t          tick_at;
@@ -638,6 +636,7 @@ struct offloadd {
     struct attempts  attempts;
     struct loop      loop;
     struct control   control;
+    struct hooks     hooks;
 };
 
 /* offloadd_policy.c */

@@ -215,4 +215,9 @@ void control_letter(struct control_request *r);
 void control_letter_redrive(struct control_request *r);
 void control_letter_purge(struct control_request *r);
 
+/* offloadd_control_hook.c */
+
+void control_hooks(struct control_request *r);
+void control_hook_retry(struct control_request *r);
+
 #endif /* OFFLOADD_CONTROL_H */

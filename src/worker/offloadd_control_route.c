@@ -31,6 +31,9 @@ static const struct control_route  control_routes[] = {
     { "GET", "/v1/dead/*", 0, control_letter },
     { "DELETE", "/v1/dead/*", 0, control_letter_purge },
     { "POST", "/v1/dead/*/redrive", 0, control_letter_redrive },
+    { "GET", "/v1/webhooks", CONTROL_ARG_AFTER|CONTROL_ARG_LIMIT,
+      control_hooks },
+    { "POST", "/v1/webhooks/*/retry", 0, control_hook_retry },
 };
 
 

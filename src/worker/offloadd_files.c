@@ -421,3 +421,36 @@ files_sweep(struct store *s, int blobs)
 
     s->engine->abort(s->self);
 }
+
+
+/* A result whose bytes the disk has refused is one the job has not got. */
+
+int
+files_sync_result(struct store *s, struct store_op *op,
+    struct engine_error *e)
+{
+    int                rc;
+    static const char  lost[] = "the answer could not be kept: the disk "
+                                "failed";
+
+    rc = files_sync(s, FILES_BLOBS, op->row.id, op->row.attempts, e);
+
+    if (rc != FILES_LOST) {
+        return rc == -1 ? -1 : 0;
+    }
+
+    log_text(LOG_ERROR, "%.300s: a result is lost", e->text);
+
+    files_unlink(s->daemon->policy.store, ZONE_DIR_BLOBS, op->row.id,
+                 op->row.attempts);
+
+    op->row.state = STORE_FAILED;
+    op->row.error = STORE_ERROR_RESULT;
+    op->row.result_size = 0;
+    op->row.type_len = 0;
+    op->row.message_len = sizeof(lost) - 1;
+    op->message = lost;
+    op->headers = NULL;
+
+    return 0;
+}

@@ -33,6 +33,8 @@ static const struct {
     { STORE_DB_KEYS, 0 },
     { STORE_DB_KEY_EXPIRY, 0 },
     { STORE_DB_DEAD, 0 },
+    { STORE_DB_HOOKS, 0 },
+    { STORE_DB_HOOK_DUE, 0 },
 };
 
 
@@ -554,6 +556,11 @@ const struct engine  engine_lmdb = {
     .queues = lmdb_queues,
     .wants_body = lmdb_wants_body,
     .wants_blob = lmdb_wants_blob,
+    .hooks_due = lmdb_hooks_due,
+    .hook_done = lmdb_hook_done,
+    .hook_retry = lmdb_hook_retry,
+    .hooks_list = lmdb_hooks_list,
+    .hooks_filed = lmdb_hooks_filed,
     .upkeep = lmdb_upkeep,
     .counters = lmdb_counters,
     .look = lmdb_look,

@@ -1,6 +1,19 @@
 /*
  * Inside the LMDB engine: what its files share.  Used by the store thread
  * (and by main before there is one).
+ *
+ *      offloadd_lmdb.c      environment, transactions
+ *      offloadd_lmdb_room.c  room for new jobs
+ *      offloadd_lmdb_job.c  a job's rows
+ *      offloadd_lmdb_make.c  a store that is not there yet
+ *      offloadd_lmdb_key.c  idempotency keys
+ *      offloadd_lmdb_report.c  tokens, progress, jobs deferred
+ *      offloadd_lmdb_queue.c  rates and flags of queues
+ *      offloadd_lmdb_dead.c  jobs that failed with their requests
+ *      offloadd_lmdb_scan.c  recovery, expiry, look-ups
+ *      offloadd_lmdb_owner.c  whose store it is
+ *      offloadd_lmdb_control.c  what the control looks at
+ *      offloadd_lmdb_hook.c  deliveries of webhooks
  */
 
 #ifndef OFFLOADD_LMDB_H
@@ -22,6 +35,8 @@ enum lmdb_db {
     LMDB_KEYS,
     LMDB_KEY_EXPIRY,
     LMDB_DEAD,
+    LMDB_HOOKS,
+    LMDB_HOOK_DUE,
     LMDB_DBS
 };
 
@@ -52,6 +67,7 @@ struct lmdb {
     struct store_counters  txn_counters;
     int                   counted;              /* they were in the store */
     struct limits         limits;
+    uint32_t              hooks_filed;          /* so often */
     struct lmdb_doomed   *doomed;
     uint32_t              ndoomed;
     uint32_t              doomed_cap;
@@ -224,6 +240,21 @@ int lmdb_expire(void *self, uint64_t now_ms, uint64_t tombstone_ms, int max,
     struct engine_error *e);
 int lmdb_wants_body(void *self, const uint8_t *id);
 int lmdb_wants_blob(void *self, const uint8_t *id, uint32_t attempt);
+
+/* offloadd_lmdb_hook.c */
+int lmdb_hooks_file(struct lmdb *m, uint64_t seq, const struct store_job *row,
+    struct engine_error *e);
+int lmdb_hooks_expire(struct lmdb *m, uint64_t seq,
+    const struct store_job *row, struct engine_error *e);
+int lmdb_hooks_due(void *self, struct hook_list *list,
+    struct engine_error *e);
+int lmdb_hook_done(void *self, uint64_t seq, const struct hook_outcome *o,
+    struct engine_error *e);
+int lmdb_hook_retry(void *self, const uint8_t *id, uint16_t n,
+    uint64_t settled_ms, uint64_t now_ms, struct engine_error *e);
+int lmdb_hooks_list(void *self, struct hook_page *page,
+    struct engine_error *e);
+uint32_t lmdb_hooks_filed(void *self);
 
 /* offloadd_lmdb_control.c */
 int lmdb_read_begin(struct lmdb *m, MDB_txn **txn, struct engine_error *e);

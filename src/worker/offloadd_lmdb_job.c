@@ -130,6 +130,10 @@ lmdb_insert(void *self, struct engine_insert *in, struct engine_error *e)
         in->row.flags = STORE_AT_MOST_ONCE;
     }
 
+    if (in->view->fixed.hooks_len) {
+        in->row.flags |= STORE_HOOKED;
+    }
+
     if (in->start) {
         in->row.state = STORE_RUNNING;
         in->row.attempts = 1;
@@ -400,6 +404,10 @@ lmdb_finish(struct lmdb *m, uint64_t seq, struct store_job *row, size_t size,
     struct store_expiry_key  expiry;
 
     memcpy(m->row, row, sizeof(*row));
+
+    if (lmdb_hooks_file(m, seq, row, e) != 0) {
+        return -1;
+    }
 
     lmdb_seq_key(&key, &seq);
     data.mv_data = m->row;

@@ -362,6 +362,10 @@ lmdb_expire_one(struct lmdb *m, MDB_cursor *cursor, uint64_t seq,
         return -1;
     }
 
+    if (lmdb_hooks_expire(m, seq, &row, e) != 0) {
+        return -1;
+    }
+
     if (row.state != STORE_EXPIRED && tombstone_ms > 0) {
         lmdb_count(m, &row, STORE_EXPIRED);
 

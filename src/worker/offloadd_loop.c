@@ -509,6 +509,10 @@ loop_timeout(struct offloadd *d)
         at = defer_next(d);
     }
 
+    if (hooks_next(d) < at) {
+        at = hooks_next(d);
+    }
+
     if (deadline_next(d) < at) {
         at = deadline_next(d);
     }
@@ -609,6 +613,7 @@ loop_run(struct offloadd *d)
         }
 
         deadline_run(d);
+        hooks_run(d);
         sched_dispatch(d);
         loop_flush(d);
         sched_publish(d);

@@ -9,6 +9,10 @@
  * libcurl wants to be told about a socket only while a request is under way,
  * and says so twice for each.  Sockets stay registered for reading all their
  * life instead: a connection that is kept alive costs no epoll_ctl() at all.
+ *
+ * The last multi handle is for webhooks.  Those look names up, and the sockets
+ * by which libcurl hears of the end of that it closes itself, without a word:
+ * there all is done as libcurl says.
  */
 
 #include "offloadd.h"
@@ -30,6 +34,8 @@ enum multi_fd {
 
 static int multi_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx,
     void *sp);
+static int multi_on_hook_socket(CURL *easy, curl_socket_t fd, int what,
+    void *ctx, void *sp);
 static int multi_on_timer(CURLM *curl, long ms, void *ctx);
 
 
@@ -46,7 +52,7 @@ multi_init(struct offloadd *d, uint32_t nfds)
         return -1;
     }
 
-    for (i = 0; i < LOOP_MULTIS; i++) {
+    for (i = 0; i <= LOOP_HOOKS; i++) {
         m = &d->loop.multis[i];
 
         m->daemon = d;
@@ -57,7 +63,8 @@ multi_init(struct offloadd *d, uint32_t nfds)
             || curl_multi_setopt(m->curl, CURLMOPT_PIPELINING,
                                  CURLPIPE_NOTHING)
             || curl_multi_setopt(m->curl, CURLMOPT_SOCKETFUNCTION,
-                                 multi_on_socket)
+                                 i == LOOP_HOOKS ? multi_on_hook_socket
+                                                 : multi_on_socket)
             || curl_multi_setopt(m->curl, CURLMOPT_SOCKETDATA, m)
             || curl_multi_setopt(m->curl, CURLMOPT_TIMERFUNCTION,
                                  multi_on_timer)
@@ -76,7 +83,7 @@ multi_free(struct offloadd *d)
 {
     uint32_t  i;
 
-    for (i = 0; i < LOOP_MULTIS; i++) {
+    for (i = 0; i <= LOOP_HOOKS; i++) {
         if (d->loop.multis[i].curl) {
             (void) curl_multi_cleanup(d->loop.multis[i].curl);
             d->loop.multis[i].curl = NULL;
@@ -85,6 +92,46 @@ multi_free(struct offloadd *d)
 
     free(d->loop.fds);
     d->loop.fds = NULL;
+}
+
+
+static int
+multi_on_hook_socket(CURL *easy, curl_socket_t fd, int what, void *ctx,
+    void *sp)
+{
+    struct multi        *m = ctx;
+    struct loop         *l = &m->daemon->loop;
+    struct epoll_event   ev;
+
+    (void) easy;
+    (void) sp;
+
+    if ((uint32_t) fd >= l->nfds) {
+        return -1;
+    }
+
+    if (what == CURL_POLL_REMOVE) {
+        (void) epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
+        l->fds[fd].state = 0;
+        return 0;
+    }
+
+    l->fds[fd].multi = LOOP_HOOKS;
+    l->fds[fd].state = MULTI_FD_WANTED;
+
+    memset(&ev, 0, sizeof(ev));
+    ev.data.fd = fd;
+    ev.events = (what & CURL_POLL_IN ? EPOLLIN : 0)
+                | (what & CURL_POLL_OUT ? EPOLLOUT : 0);
+
+    if (epoll_ctl(l->epoll, EPOLL_CTL_MOD, fd, &ev) == -1
+        && epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &ev) == -1)
+    {
+        log_text(LOG_ERROR, "epoll_ctl: %s", strerror(errno));
+        return -1;
+    }
+
+    return 0;
 }
 
 
@@ -98,7 +145,7 @@ multi_limits(struct offloadd *d)
 
     keep = (long) d->policy.concurrency * 2 / LOOP_MULTIS + 8;
 
-    for (i = 0; i < LOOP_MULTIS; i++) {
+    for (i = 0; i <= LOOP_HOOKS; i++) {
         (void) curl_multi_setopt(d->loop.multis[i].curl,
                                  CURLMOPT_MAXCONNECTS, keep);
     }
@@ -266,6 +313,12 @@ multi_ended(struct offloadd *d, CURLM *curl)
         }
 
         code = msg->data.result;
+
+        if (curl == d->loop.multis[LOOP_HOOKS].curl) {
+            hook_finished(d, msg->easy_handle, code);
+            continue;
+        }
+
         private = NULL;
         (void) curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE,
                                  &private);
@@ -292,7 +345,7 @@ multi_run(struct offloadd *d)
         again = 0;
         now = mono_ms();
 
-        for (i = 0; i < LOOP_MULTIS; i++) {
+        for (i = 0; i <= LOOP_HOOKS; i++) {
             m = &d->loop.multis[i];
 
             if (m->at <= now) {
@@ -319,7 +372,7 @@ multi_next(const struct offloadd *d)
     uint32_t  i;
     uint64_t  at = UINT64_MAX;
 
-    for (i = 0; i < LOOP_MULTIS; i++) {
+    for (i = 0; i <= LOOP_HOOKS; i++) {
         if (d->loop.multis[i].at < at) {
             at = d->loop.multis[i].at;
         }

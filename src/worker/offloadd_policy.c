@@ -43,6 +43,7 @@ static const struct policy_key  policy_keys[] = {
     { "log", POLICY_STRING, member(log), member_size(log), 0, 0 },
     { "log_level", POLICY_LEVEL, member(log_level), 0, 0, 0 },
     { "queues", POLICY_OTHER, 0, 0, 0, 1 },
+    { "webhooks", POLICY_OTHER, 0, 0, 0, 1 },
 };
 
 
@@ -287,6 +288,11 @@ policy_parse(struct policy *p, const char *text, size_t len, const char *name,
         rc = policy_queues(p, json_object_get(root, "queues"), name, e);
     }
 
+    if (rc == 0) {
+        rc = hook_policy(&p->hooks, json_object_get(root, "webhooks"), name,
+                         e);
+    }
+
     json_decref(root);
 
     if (rc != 0) {
@@ -300,6 +306,7 @@ policy_parse(struct policy *p, const char *text, size_t len, const char *name,
 void
 policy_free(struct policy *p)
 {
+    hook_policy_free(&p->hooks);
     free(p->queues);
     p->queues = NULL;
     p->nqueues = 0;
@@ -436,6 +443,9 @@ policy_reload(struct offloadd *d, int forced)
     free(d->policy.queues);
     d->policy.queues = p.queues;
     d->policy.nqueues = p.nqueues;
+
+    hook_policy_free(&d->policy.hooks);
+    d->policy.hooks = p.hooks;
 
     if (sched_configure(d) != 0) {
         log_text(LOG_ERROR, "no memory for the policy's queues: the worker "

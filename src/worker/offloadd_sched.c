@@ -349,6 +349,11 @@ sched_op(struct offloadd *d, struct store_op *op)
         return;
     }
 
+    if (op->type == STORE_OP_HOOK || op->type == STORE_OP_HOOKS) {
+        hooks_stored(d, op);
+        return;
+    }
+
     if (op->type == STORE_OP_QUEUE) {
         free(op);
         return;

@@ -250,39 +250,6 @@ store_expire(struct store *s, struct engine_error *e)
 }
 
 
-/* A result whose bytes the disk has refused is one the job has not got. */
-
-static int
-store_sync_result(struct store *s, struct store_op *op,
-    struct engine_error *e)
-{
-    int                rc;
-    static const char  lost[] = "the answer could not be kept: the disk "
-                                "failed";
-
-    rc = files_sync(s, FILES_BLOBS, op->row.id, op->row.attempts, e);
-
-    if (rc != FILES_LOST) {
-        return rc == -1 ? -1 : 0;
-    }
-
-    log_text(LOG_ERROR, "%.300s: a result is lost", e->text);
-
-    files_unlink(s->daemon->policy.store, ZONE_DIR_BLOBS, op->row.id,
-                 op->row.attempts);
-
-    op->row.state = STORE_FAILED;
-    op->row.error = STORE_ERROR_RESULT;
-    op->row.result_size = 0;
-    op->row.type_len = 0;
-    op->row.message_len = sizeof(lost) - 1;
-    op->message = lost;
-    op->headers = NULL;
-
-    return 0;
-}
-
-
 static int
 store_apply(struct store *s, struct store_op *op, struct engine_error *e)
 {
@@ -300,7 +267,7 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         ZONE_FAILPOINT("settle.before-commit");
 
         if (s->durable && op->headers && op->body == NULL
-            && store_sync_result(s, op, e) != 0)
+            && files_sync_result(s, op, e) != 0)
         {
             return -1;
         }
@@ -326,6 +293,15 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         ZONE_FAILPOINT("defer.before-commit");
         rc = s->engine->defer(s->self, op, e);
         break;
+    case STORE_OP_HOOK:
+        ZONE_FAILPOINT("hook.before-commit");
+        rc = s->engine->hook_done(s->self, op->seq, op->hook, e);
+        break;
+
+    case STORE_OP_HOOKS:
+        rc = s->engine->hooks_due(s->self, op->hooks, e);
+        break;
+
     case STORE_OP_CONTROL:
         return control_op_apply(s, op, e);
 
@@ -391,6 +367,9 @@ store_failpoints(struct store *s)
         case STORE_OP_OVERDUE:
             ZONE_FAILPOINT("overdue.after-commit");
             break;
+        case STORE_OP_HOOK:
+            ZONE_FAILPOINT("hook.after-commit");
+            break;
         default:
             break;
         }
@@ -416,6 +395,7 @@ store_committed(struct store *s, struct store_batch *b)
                      ~(uint32_t) ZONE_REFUSING_FAILED);
 
     store_failpoints(s);
+    atomic_store(&s->hooks_filed, s->engine->hooks_filed(s->self));
 
     drain_finish(s, b);
 

@@ -19,6 +19,8 @@ enum store_op_type {
     STORE_OP_ANSWER,                            /* a CQ entry to post */
     STORE_OP_CONTROL,                           /* see offloadd_control.h, */
     STORE_OP_READ,                              /* beside transactions */
+    STORE_OP_HOOK,                              /* a delivery's outcome */
+    STORE_OP_HOOKS,                             /* those that are due */
     STORE_OP_OVERDUE                            /* queued -> failed */
 };
 
@@ -51,6 +53,8 @@ struct store_op {
     const struct buf        *headers;           /* SETTLE: NULL: no result */
     const struct buf        *body;              /* SETTLE: inline, or NULL */
     uint64_t                 dead_ttl_ms;       /* SETTLE: a dead letter's */
+    struct hook_list        *hooks;             /* HOOKS */
+    struct hook_outcome     *hook;              /* HOOK */
 
     int                      has_queue;         /* with it: the row of its
                                                    queue */
@@ -281,6 +285,18 @@ struct engine {
     /* Does this job still want its spooled body (its blob)?  Read only. */
     int       (*wants_body)(void *self, const uint8_t *id);
     int       (*wants_blob)(void *self, const uint8_t *id, uint32_t attempt);
+    /* Deliveries of webhooks: see offloadd_lmdb_hook.c.  list: its own
+     * transaction; filed: a number that grows when there is a new one. */
+    int       (*hooks_due)(void *self, struct hook_list *list,
+                   struct engine_error *e);
+    int       (*hook_done)(void *self, uint64_t seq,
+                   const struct hook_outcome *o, struct engine_error *e);
+    int       (*hook_retry)(void *self, const uint8_t *id, uint16_t n,
+                   uint64_t settled_ms, uint64_t now_ms,
+                   struct engine_error *e);
+    int       (*hooks_list)(void *self, struct hook_page *page,
+                   struct engine_error *e);
+    uint32_t  (*hooks_filed)(void *self);
     void      (*upkeep)(void *self);            /* each 10 s or so */
     /* As of the last commit, without a transaction. */
     int       (*counters)(void *self, struct store_counters *c,
@@ -356,6 +372,7 @@ struct store {
     _Atomic uint64_t      ttl_ms;               /* live policy */
     _Atomic uint64_t      tombstone_ms;
     _Atomic uint64_t      max_bytes;
+    _Atomic uint32_t      hooks_filed;          /* the engine's, committed */
 
     /* The store thread's own. */
     struct store_op      *todo;                 /* taken, not committed */

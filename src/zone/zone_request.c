@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#include "zone_request.h"
+#include "zone_hook.h"
 
 
 #define ZONE_REQUEST_FLAGS     (ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY \
@@ -27,7 +27,7 @@ zone_request_strings(const struct zone_request *r)
            + (r->flags & ZONE_REQUEST_KEYED ? sizeof(struct zone_request_key)
                                             : 0)
            + r->method_len + r->entrance_len + r->uri_len + r->queue_len
-           + r->context_len + r->headers_len;
+           + r->context_len + r->headers_len + r->hooks_len;
 }
 
 
@@ -245,8 +245,9 @@ zone_request_cut(struct zone_str *s, const char *p, size_t len)
 const char *
 zone_request_parse(struct zone_request_view *v, const void *p, size_t n)
 {
-    const char           *pos, *bad;
-    struct zone_request  *r;
+    const char              *pos, *bad;
+    struct zone_request     *r;
+    struct zone_hooks_view   hooks;
 
     if (n < sizeof(*r)) {
         return "the record is too short for a request";
@@ -279,6 +280,7 @@ zone_request_parse(struct zone_request_view *v, const void *p, size_t n)
     pos = zone_request_cut(&v->queue, pos, r->queue_len);
     pos = zone_request_cut(&v->context, pos, r->context_len);
     pos = zone_request_cut(&v->headers, pos, r->headers_len);
+    pos = zone_request_cut(&v->hooks, pos, r->hooks_len);
 
     (void) zone_request_cut(&v->body, pos, (r->flags & ZONE_REQUEST_BODY_FILE)
                                            ? 0 : (size_t) r->body_size);
@@ -290,7 +292,9 @@ zone_request_parse(struct zone_request_view *v, const void *p, size_t n)
                                     "control character in it")) != NULL
         || (bad = zone_request_text(&v->context, "the context has a control "
                                     "character in it")) != NULL
-        || (bad = zone_request_headers(&v->headers)) != NULL)
+        || (bad = zone_request_headers(&v->headers)) != NULL
+        || (r->hooks_len
+            && (bad = zone_hooks_parse(&hooks, &v->hooks)) != NULL))
     {
         return bad;
     }

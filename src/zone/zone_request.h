@@ -2,7 +2,7 @@
  * The payload of a job record: one HTTP request as it was accepted.  nginx
  * writes it into the SQ, offloadd stores it as it is and reads it back for
  * each attempt.  The strings follow the fixed part without gaps, in the order
- * of the lengths, the body last; none is NUL-terminated except that each
+ * of the lengths, the webhooks behind the headers, the body last; none is NUL-terminated except that each
  * header line ends with a NUL ("Name: value\0Name: value\0").  With the flag
  * KEYED a struct zone_request_key stands between the fixed part and them.
  *
@@ -60,7 +60,7 @@ struct zone_request {
     uint32_t  limit_queued;                 /* of the queue; 0: no limit */
     uint32_t  limit_per_key;                /* of them with its limit_key */
     uint32_t  deadline_s;                   /* from created_ms; 0: none */
-    uint32_t  spare2;
+    uint32_t  hooks_len;                    /* see zone_hook.h */
 };
 
 _Static_assert(sizeof(struct zone_request) == 112, "zone_request");
@@ -99,6 +99,7 @@ struct zone_request_view {
     struct zone_str          queue;
     struct zone_str          context;
     struct zone_str          headers;       /* NUL after each line */
+    struct zone_str          hooks;
     struct zone_str          body;          /* empty with BODY_FILE */
 };
 

@@ -19,6 +19,9 @@
  *      keys       digest of an idempotency key -> struct store_key
  *      key_expiry store_key_expiry -> nothing; once the key's job is settled
  *      dead       store_dead_key -> nothing: each dead letter
+ *      hooks      store_hook_key -> struct store_hook + its URL + what is
+ *                 sent: each delivery of a webhook, from its job's end on
+ *      hook_due   store_hook_due -> nothing: each that is to be sent
  *
  * seq is a uint64_t in native byte order (MDB_INTEGERKEY), given out in order
  * of acceptance, from 1.  Settled jobs keep their row in `jobs` until they
@@ -39,6 +42,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "zone.h"
+#include "zone_hook.h"
 #include "zone_report.h"
 #include "zone_request.h"
 
@@ -58,6 +62,8 @@
 #define STORE_DB_KEYS         "keys"
 #define STORE_DB_KEY_EXPIRY   "key_expiry"
 #define STORE_DB_DEAD         "dead"
+#define STORE_DB_HOOKS        "hooks"
+#define STORE_DB_HOOK_DUE     "hook_due"
 #define STORE_DBS             16
 
 enum store_state {
@@ -95,6 +101,8 @@ enum store_error {
                                                    bytes of the answer */
 #define STORE_DEAD            0x20              /* FAILED, and its request is
                                                    kept: a dead letter */
+
+#define STORE_HOOKED          0x40              /* has webhooks */
 
 struct store_job {
     uint16_t  layout;
@@ -224,6 +232,70 @@ struct store_dead_key {
 };
 
 _Static_assert(sizeof(struct store_dead_key) == 16, "store_dead_key");
+
+
+/*
+ * A delivery: news of one settlement to one receiver.  What is sent is made
+ * once, so that all attempts are the same but for their time.  `settled_ms`
+ * is part of its id: a job that is driven again settles another time.
+ */
+
+enum store_hook_status {
+    STORE_HOOK_PENDING = 1,
+    STORE_HOOK_DELIVERED,
+    STORE_HOOK_FAILED,                          /* all attempts did */
+    STORE_HOOK_DISABLED,                        /* the receiver said 410 */
+    STORE_HOOK_STATUSES
+};
+
+struct store_hook_key {                         /* big endian */
+    uint8_t   seq[8];
+    uint8_t   n[8];                             /* of the job's webhooks */
+};
+
+struct store_hook_due {
+    uint8_t   at_ms[8];
+    uint8_t   seq[8];
+    uint8_t   n[8];
+};
+
+struct store_hook {
+    uint16_t          layout;
+    uint8_t           status;
+    uint8_t           state;                    /* the job's */
+    uint32_t          queue;                    /* likewise */
+    uint8_t           id[ZONE_ID_SIZE];
+    uint64_t          settled_ms;
+    uint64_t          next_ms;                  /* 0: not to be sent */
+    uint32_t          attempts;
+    uint16_t          http_status;              /* of the last; 0: none */
+    uint16_t          n;
+    struct zone_hook  hook;
+    uint16_t          host_at;                  /* in the URL */
+    uint16_t          host_len;
+    uint32_t          body_len;
+};
+
+static inline void
+store_big_endian(uint8_t *p, uint64_t n)
+{
+    int  i;
+
+    for (i = 0; i < 8; i++) {
+        p[i] = (uint8_t) (n >> (56 - 8 * i));
+    }
+}
+
+static inline void
+store_hook_key(struct store_hook_key *k, uint64_t seq, uint64_t n)
+{
+    store_big_endian(k->seq, seq);
+    store_big_endian(k->n, n);
+}
+
+_Static_assert(sizeof(struct store_hook_key) == 16, "store_hook_key");
+_Static_assert(sizeof(struct store_hook_due) == 24, "store_hook_due");
+_Static_assert(sizeof(struct store_hook) == 80, "store_hook");
 
 
 /* Whose key it is; the job may have expired before it. */

@@ -1,0 +1,362 @@
+/*
+ * Deliveries: which is sent when, and what its end means.  Loop thread.  What
+ * is known here the rows know, too, but for receivers that have asked for a
+ * pause: a kill forgets those, and they say so again.
+ *
+ * A row is asked for when it is due, sent, and kept in mind until the store
+ * has what came of it: only then may it be asked for again.
+ */
+
+#include "offloadd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+
+#define HOOK_LATER_MS         1000              /* the store does not answer */
+#define HOOK_PAUSE_MS         5000              /* 429, 502, 504, timeouts */
+#define HOOK_MONTH_MS         (24ull * 3600 * 1000)
+
+
+/* Before attempt 2, 3, ... */
+
+static const uint32_t  hook_schedule[HOOK_ATTEMPTS - 1] = {
+    5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600,
+    24 * 3600
+};
+
+
+void
+hook_entry_free(struct hook_entry *e)
+{
+    free(e->url);
+    e->url = NULL;
+    buf_free(&e->body);
+}
+
+
+void
+hook_weigh(struct hook_outcome *o, uint32_t attempts, uint32_t status,
+    uint64_t retry_after_s, uint64_t now_ms, uint64_t random)
+{
+    uint64_t  delay;
+
+    o->attempts = attempts;
+    o->http_status = (uint16_t) (status < 1000 ? status : 0);
+    o->next_ms = 0;
+
+    if (status >= 200 && status <= 299) {
+        o->status = STORE_HOOK_DELIVERED;
+        return;
+    }
+
+    if (status == 410) {
+        o->status = STORE_HOOK_DISABLED;
+        return;
+    }
+
+    if (attempts >= HOOK_ATTEMPTS) {
+        o->status = STORE_HOOK_FAILED;
+        return;
+    }
+
+    /* a tenth more or less: not all that failed together come together */
+
+    delay = hook_schedule[attempts ? attempts - 1 : 0] * 1000ull;
+    delay = delay - delay / 10 + random % (delay / 5 + 1);
+
+    if (retry_after_s > HOOK_MONTH_MS / 1000) {
+        retry_after_s = HOOK_MONTH_MS / 1000;
+    }
+
+    if (retry_after_s * 1000 > delay) {
+        delay = retry_after_s * 1000 + random % 1000;
+    }
+
+    o->status = STORE_HOOK_PENDING;
+    o->next_ms = now_ms + delay;
+}
+
+
+static uint64_t
+hook_host_hash(const struct hook_entry *e)
+{
+    size_t  len;
+
+    len = strcspn(e->url + e->row.host_at, "/?") + e->row.host_at;
+
+    return zone_key_hash(e->url, len);          /* scheme, host and port */
+}
+
+
+static struct hook_host *
+hook_host(struct offloadd *d, const struct hook_entry *e)
+{
+    uint64_t  hash = hook_host_hash(e);
+
+    return &d->hooks.hosts[hash % HOOK_HOSTS];
+}
+
+
+/* A receiver that is too busy gets nothing else meanwhile. */
+
+static void
+hook_pause(struct offloadd *d, const struct hook_entry *e, uint64_t ms)
+{
+    struct hook_host  *h = hook_host(d, e);
+
+    h->hash = hook_host_hash(e);
+    h->until_ms = clock_ms() + ms;
+}
+
+
+static int
+hook_paused(struct offloadd *d, struct hook *h)
+{
+    uint64_t           now = clock_ms();
+    struct hook_host  *host = hook_host(d, &h->e);
+
+    if (host->hash != hook_host_hash(&h->e) || host->until_ms <= now) {
+        return 0;
+    }
+
+    h->outcome.status = STORE_HOOK_PENDING;
+    h->outcome.attempts = h->e.row.attempts;
+    h->outcome.http_status = h->e.row.http_status;
+    h->outcome.next_ms = host->until_ms
+                         + sched_random(&d->sched) % HOOK_PAUSE_MS;
+
+    return 1;
+}
+
+
+static void
+hook_submit(struct offloadd *d, struct hook *h)
+{
+    h->sending = 0;
+    h->op.type = STORE_OP_HOOK;
+    h->op.seq = h->e.seq;
+    h->op.hook = &h->outcome;
+    h->outcome.n = h->e.row.n;
+    h->outcome.settled_ms = h->e.row.settled_ms;
+
+    loop_submit(d, &h->op);
+}
+
+
+static void
+hook_log(const struct hook *h, const char *error)
+{
+    int              level;
+    char             id[HOOK_ID_MAX], host[256];
+    struct log_line  l;
+
+    level = h->outcome.status == STORE_HOOK_FAILED ? LOG_WARN
+            : h->outcome.status == STORE_HOOK_DELIVERED ? LOG_DEBUG
+            : LOG_INFO;
+
+    if (!log_begin(&l, level, "webhook")) {
+        return;
+    }
+
+    hook_id(id, &h->e.row);
+    (void) snprintf(host, sizeof(host), "%.*s", (int) h->e.row.host_len,
+                    h->e.url + h->e.row.host_at);
+
+    log_id(&l, "job", h->e.row.id);
+    log_str(&l, "id", id);
+    log_str(&l, "host", host);
+    log_str(&l, "status", hook_status(h->outcome.status));
+    log_uint(&l, "attempts", h->outcome.attempts);
+
+    if (h->outcome.http_status) {
+        log_uint(&l, "http_status", h->outcome.http_status);
+
+    } else {
+        log_str(&l, "error", error);
+    }
+
+    log_end(&l);
+}
+
+
+void
+hooks_ended(struct offloadd *d, struct hook *h, long status,
+    uint64_t retry_after_s, const char *error)
+{
+    uint64_t  pause;
+
+    hook_weigh(&h->outcome, h->e.row.attempts + 1,
+               status > 0 ? (uint32_t) status : 0, retry_after_s, clock_ms(),
+               sched_random(&d->sched));
+
+    if (status == 429 || status == 502 || status == 504) {
+        pause = retry_after_s ? retry_after_s * 1000 : HOOK_PAUSE_MS;
+        hook_pause(d, &h->e, pause < HOOK_MONTH_MS ? pause : HOOK_MONTH_MS);
+    }
+
+    d->hooks.sent++;
+    hook_log(h, error);
+    ZONE_FAILPOINT("hook.answered");
+    hook_submit(d, h);
+}
+
+
+static void
+hook_begin(struct offloadd *d, struct hook_entry *e)
+{
+    uint32_t      i;
+    struct hook  *h;
+
+    for (i = 0; i < HOOKS_MAX && d->hooks.all[i].used; i++) { /* void */ }
+
+    if (i == HOOKS_MAX) {
+        hook_entry_free(e);                     /* it stays due */
+        return;
+    }
+
+    h = &d->hooks.all[i];
+    memset(h, 0, sizeof(*h));
+    h->daemon = d;
+    h->used = 1;
+    h->e = *e;
+    e->url = NULL;
+    memset(&e->body, 0, sizeof(e->body));
+    d->hooks.used++;
+
+    if (hook_paused(d, h)) {
+        hook_submit(d, h);
+        return;
+    }
+
+    h->sending = 1;
+    ZONE_FAILPOINT("hook.before-send");
+
+    if (hook_send(d, h) != 0) {
+        hook_stop(d, h);
+        hooks_ended(d, h, 0, 0, h->refused ? "no secret" : "no memory");
+    }
+}
+
+
+static void
+hooks_fetched(struct offloadd *d)
+{
+    uint32_t       i;
+    struct hooks  *k = &d->hooks;
+
+    k->fetching = 0;
+    k->at_ms = k->list.next_ms;
+
+    for (i = 0; i < k->list.n; i++) {
+        hook_begin(d, &k->list.entries[i]);
+    }
+
+    k->list.n = 0;
+}
+
+
+/* An operation of ours is committed. */
+
+void
+hooks_stored(struct offloadd *d, struct store_op *op)
+{
+    struct hook  *h = (struct hook *) op;
+
+    if (op == &d->hooks.fetch) {
+        hooks_fetched(d);
+        return;
+    }
+
+    if (h->outcome.status == STORE_HOOK_PENDING
+        && h->outcome.next_ms < d->hooks.at_ms)
+    {
+        d->hooks.at_ms = h->outcome.next_ms;
+    }
+
+    if (op->result == STORE_OP_STALE) {
+        d->hooks.at_ms = 0;                     /* there is a newer one */
+    }
+
+    hook_entry_free(&h->e);
+    h->used = 0;
+    d->hooks.used--;
+}
+
+
+/* Places for half of them at least: each look costs a transaction. */
+
+static int
+hooks_held(const struct offloadd *d)
+{
+    return d->hooks.fetching || d->loop.stop != LOOP_GO_ON
+           || d->hooks.used > HOOKS_MAX / 2;
+}
+
+
+void
+hooks_run(struct offloadd *d)
+{
+    uint32_t       i, filed;
+    struct hooks  *k = &d->hooks;
+
+    filed = atomic_load(&d->store.hooks_filed);
+
+    if (filed != k->filed) {
+        k->filed = filed;
+        k->at_ms = 0;
+    }
+
+    if (hooks_held(d) || clock_ms() < k->at_ms) {
+        return;
+    }
+
+    k->list.now_ms = clock_ms();
+    k->list.max = HOOKS_MAX - k->used;
+    k->list.nskip = 0;
+
+    for (i = 0; i < HOOKS_MAX; i++) {
+        if (k->all[i].used) {
+            k->list.skip[k->list.nskip].seq = k->all[i].e.seq;
+            k->list.skip[k->list.nskip++].n = k->all[i].e.row.n;
+        }
+    }
+
+    k->fetching = 1;
+    k->fetch.type = STORE_OP_HOOKS;
+    k->fetch.hooks = &k->list;
+    loop_submit(d, &k->fetch);
+}
+
+
+uint64_t
+hooks_next(const struct offloadd *d)
+{
+    uint64_t  now, at = d->hooks.at_ms;
+
+    if (hooks_held(d) || at == UINT64_MAX) {
+        return UINT64_MAX;
+    }
+
+    now = clock_ms();
+
+    return mono_ms() + (at > now ? at - now : 0);
+}
+
+
+void
+hooks_free(struct offloadd *d)
+{
+    uint32_t  i;
+
+    for (i = 0; i < HOOKS_MAX; i++) {
+        if (d->hooks.all[i].used) {
+            hook_stop(d, &d->hooks.all[i]);
+            hook_entry_free(&d->hooks.all[i].e);
+        }
+    }
+
+    for (i = 0; i < d->hooks.list.n; i++) {
+        hook_entry_free(&d->hooks.list.entries[i]);
+    }
+}

@@ -1,0 +1,143 @@
+/*
+ * Webhooks: news of a job's end, sent to its receivers after Standard Webhooks
+ * 1.0.0.  Included by offloadd.h; docs/webhooks.md is what people read.
+ *
+ *      store thread   a delivery's row is made in the transaction that settles
+ *                     its job (offloadd_lmdb_hook.c), with what is sent
+ *                     (offloadd_hook_doc.c)
+ *      loop thread    asks for rows that are due, sends them by a multi
+ *                     handle of its own, has the outcome committed
+ *                     (offloadd_hook.c, offloadd_hook_send.c)
+ *
+ * A row that is under way stays due until its outcome is committed.  So a
+ * kill at any moment means it is sent again, under the same id.
+ */
+
+#ifndef OFFLOADD_HOOK_H
+#define OFFLOADD_HOOK_H
+
+#define HOOKS_MAX             64                /* under way at once */
+#define HOOK_ATTEMPTS         10                /* by the schedule */
+#define HOOK_TIMEOUT_MS       20000
+#define HOOK_ANSWER_MAX       (64u * 1024)      /* read of an answer */
+#define HOOK_HOSTS            64                /* that are held back */
+#define HOOK_ID_MAX           64
+
+
+/* Rows that the loop asks for; in the control interface a page of them. */
+
+struct hook_entry {
+    uint64_t           seq;
+    struct store_hook  row;
+    char              *url;                     /* malloc()ed, or NULL */
+    struct buf         body;
+};
+
+struct hook_ref {
+    uint64_t  seq;
+    uint16_t  n;
+};
+
+struct hook_list {
+    uint64_t           now_ms;
+    uint32_t           max;
+    uint32_t           n;                       /* out */
+    uint64_t           next_ms;                 /* out: then look again */
+    uint32_t           nskip;
+    struct hook_ref    skip[HOOKS_MAX];         /* those under way */
+    struct hook_entry  entries[HOOKS_MAX];
+};
+
+struct hook_page {
+    uint64_t           after;                   /* a job's seq */
+    uint32_t           max;                     /* jobs begin no more then */
+    uint32_t           n;                       /* out */
+    uint32_t           cap;
+    int                more;                    /* out */
+    struct hook_entry *entries;
+};
+
+/* What came of an attempt. */
+struct hook_outcome {
+    uint64_t  settled_ms;                       /* of the row it is for */
+    uint64_t  next_ms;
+    uint32_t  attempts;
+    uint16_t  n;
+    uint16_t  http_status;
+    uint8_t   status;                           /* enum store_hook_status */
+};
+
+
+/* offloadd_hook_doc.c */
+
+/* Everything but the data's envelope is the job's document. */
+struct hook_facts {
+    const struct store_job  *row;
+    const char              *type;
+    const char              *message;           /* of row's lengths */
+    struct zone_str          job;               /* its URL but the id */
+    const uint8_t           *result;            /* NULL: none, or too large */
+    size_t                   result_len;
+};
+
+int hook_document(struct buf *out, const struct hook_facts *f);
+void hook_id(char id[HOOK_ID_MAX], const struct store_hook *row);
+/* "v1,..." of id.timestamp.body; NUL-terminated.  -1: no memory. */
+#define HOOK_SIGNATURE_MAX    64
+int hook_sign(char text[HOOK_SIGNATURE_MAX], const struct hook_file *secret,
+    const char *id, uint64_t timestamp, const struct buf *body);
+char *hook_base64(const uint8_t *p, size_t n);  /* malloc()ed */
+const char *hook_status(uint32_t status);
+
+
+/* offloadd_hook.c */
+
+struct hook {
+    struct store_op       op;                   /* first: op <-> hook */
+    struct offloadd      *daemon;
+    int                   used;
+    int                   sending;
+    struct hook_entry     e;
+    struct hook_outcome   outcome;
+    void                 *easy;                 /* CURL */
+    struct curl_slist    *lines;
+    size_t                received;
+    int                   refused;              /* by the guard */
+};
+
+struct hook_host {
+    uint64_t  hash;
+    uint64_t  until_ms;
+};
+
+struct hooks {
+    struct hook       all[HOOKS_MAX];
+    struct hook_host  hosts[HOOK_HOSTS];        /* have asked for a pause */
+    struct hook_list  list;
+    struct store_op   fetch;
+    int               fetching;
+    uint32_t          used;
+    uint32_t          filed;                    /* as last seen */
+    uint64_t          at_ms;                    /* unix: look then */
+    uint64_t          sent;
+};
+
+void hooks_run(struct offloadd *d);
+uint64_t hooks_next(const struct offloadd *d);  /* mono ms */
+void hooks_stored(struct offloadd *d, struct store_op *op);
+void hooks_ended(struct offloadd *d, struct hook *h, long status,
+    uint64_t retry_after_s, const char *error);
+void hooks_free(struct offloadd *d);
+void hook_entry_free(struct hook_entry *e);
+/* Pure: what this answer means.  status 0: there was none. */
+void hook_weigh(struct hook_outcome *o, uint32_t attempts, uint32_t status,
+    uint64_t retry_after_s, uint64_t now_ms, uint64_t random);
+
+
+/* offloadd_hook_send.c */
+
+int hook_send(struct offloadd *d, struct hook *h);
+void hook_stop(struct offloadd *d, struct hook *h);
+void hook_finished(struct offloadd *d, CURL *easy, CURLcode code);
+
+#endif /* OFFLOADD_HOOK_H */
