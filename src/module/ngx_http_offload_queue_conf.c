@@ -50,6 +50,11 @@ static ngx_http_offload_line_t  ngx_http_offload_lines[] = {
     { ngx_string("fair"), 1, ngx_http_offload_queue_fair },
     { ngx_string("limit"), 4, ngx_http_offload_queue_limit },
     { ngx_string("on_full"), 1, ngx_http_offload_queue_on_full },
+    { ngx_string("exec"), 256, ngx_http_offload_queue_exec },
+    { ngx_string("exec_limit"), 4, ngx_http_offload_queue_exec_limit },
+    { ngx_string("exec_dir"), 1, ngx_http_offload_queue_exec_dir },
+    { ngx_string("exec_env"), 256, ngx_http_offload_queue_exec_env },
+    { ngx_string("progress_pattern"), 1, ngx_http_offload_queue_pattern },
     { ngx_null_string, 0, NULL }
 };
 
@@ -81,7 +86,9 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
                            "unknown directive \"%V\" in queue \"%V\": "
                            "concurrency, rate, adaptive, retry, timeout, "
                            "deadline, ttl, dead_ttl, delay, priority, fair, "
-                           "limit and on_full are known", &value[0],
+                           "limit, on_full, exec, exec_limit, exec_dir, "
+                           "exec_env and progress_pattern are known",
+                           &value[0],
                            &queue->name);
         return NGX_CONF_ERROR;
     }

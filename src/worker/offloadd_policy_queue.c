@@ -32,6 +32,7 @@ static const struct policy_key  queue_keys[] = {
       1 },
     { "dead_ttl_s", POLICY_NUMBER, member(dead_ttl_s), QUEUE_SECONDS_MAX, 0,
       1 },
+    { "exec", POLICY_OTHER, 0, 0, 0, 1 },
     { "limit_queued", POLICY_COUNT, member(limit_queued), UINT32_MAX, 0, 1 },
     { "limit_per_key", POLICY_COUNT, member(limit_per_key), UINT32_MAX, 0,
       1 },
@@ -186,7 +187,7 @@ policy_queue(struct queue_policy *q, const json_t *object, const char *name,
     struct policy_error *e)
 {
     char     label[192];
-    json_t  *rate, *retry;
+    json_t  *rate, *retry, *exec;
 
     queue_defaults(q);
 
@@ -221,7 +222,21 @@ policy_queue(struct queue_policy *q, const json_t *object, const char *name,
 
     if (retry) {
         (void) snprintf(label, sizeof(label), "%.160s, \"retry\"", name);
-        return queue_retry(q, retry, label, e);
+
+        if (queue_retry(q, retry, label, e) != 0) {
+            return -1;
+        }
+    }
+
+    exec = json_object_get(object, "exec");
+
+    if (exec) {
+        (void) snprintf(label, sizeof(label), "%.160s, \"exec\"", name);
+        q->exec = policy_exec(exec, label, e);
+
+        if (q->exec == NULL) {
+            return -1;
+        }
     }
 
     return 0;

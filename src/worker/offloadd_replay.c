@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 
-static curl_socket_t replay_open(void *ctx, curlsocktype purpose,
+static curl_socket_t replay_socket(void *ctx, curlsocktype purpose,
     struct curl_sockaddr *address);
 static int replay_before(void *ctx, char *remote, char *local, int rport,
     int lport);
@@ -52,7 +52,7 @@ replay_set_handle(struct offloadd *d, CURL *easy)
     set(CURLOPT_HTTP09_ALLOWED, 0L);
     set(CURLOPT_MAXAGE_CONN, 30L);
     set(CURLOPT_BUFFERSIZE, 65536L);
-    set(CURLOPT_OPENSOCKETFUNCTION, replay_open);
+    set(CURLOPT_OPENSOCKETFUNCTION, replay_socket);
     set(CURLOPT_CLOSESOCKETFUNCTION, multi_close_socket);
     set(CURLOPT_CLOSESOCKETDATA, d);
     set(CURLOPT_PREREQFUNCTION, replay_before);
@@ -251,12 +251,8 @@ replay_set(struct offloadd *d, struct attempt *a)
 }
 
 
-/*
- * 0: on its way.  -1: not even begun; replay_outcome() says what that means.
- */
-
 int
-replay_start(struct offloadd *d, struct attempt *a)
+replay_open(struct offloadd *d, struct attempt *a)
 {
     const char     *wrong;
     struct replay  *r = &a->replay;
@@ -288,7 +284,17 @@ replay_start(struct offloadd *d, struct attempt *a)
         return -1;
     }
 
-    if (r->view.body.len > REPLAY_POSTFIELDS_MAX && request_split(a) != 0) {
+    return 0;
+}
+
+
+static int
+replay_start(struct offloadd *d, struct attempt *a)
+{
+    if (replay_open(d, a) != 0
+        || (a->replay.view.body.len > REPLAY_POSTFIELDS_MAX
+            && request_split(a) != 0))
+    {
         return -1;
     }
 
@@ -298,7 +304,7 @@ replay_start(struct offloadd *d, struct attempt *a)
 
 /* Done, or to be done no more: then its connection is closed, not kept. */
 
-void
+static void
 replay_stop(struct offloadd *d, struct attempt *a)
 {
     struct replay  *r = &a->replay;
@@ -327,7 +333,7 @@ replay_free(struct replay *r)
 
 
 static curl_socket_t
-replay_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
+replay_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
 {
     int             fd;
     struct attempt *a = ctx;
@@ -486,8 +492,8 @@ replay_write(char *p, size_t size, size_t n, void *ctx)
 
 /* What came of it; `code` is libcurl's. */
 
-int
-replay_outcome(struct attempt *a, CURLcode code)
+static int
+replay_outcome(struct attempt *a, int code)
 {
     long            status, err;
     struct replay  *r = &a->replay;
@@ -539,3 +545,22 @@ replay_outcome(struct attempt *a, CURLcode code)
 
     return REPLAY_ANSWERED;
 }
+
+
+/* libcurl's own words, if it has any. */
+
+static const char *
+replay_reason(const struct attempt *a, int code)
+{
+    if (a->replay.connect_errno) {
+        return strerror(a->replay.connect_errno);
+    }
+
+    return a->replay.error[0] ? a->replay.error
+                              : curl_easy_strerror((CURLcode) code);
+}
+
+
+const struct executor  executor_replay = {
+    replay_start, replay_stop, replay_outcome, replay_reason
+};

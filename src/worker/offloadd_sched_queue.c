@@ -22,6 +22,7 @@ sched_configure(struct offloadd *d)
     uint32_t         i;
     struct queues   *qs = &d->sched.queues;
     struct attempt  *a;
+    struct exec_run *r;
 
     rc = queues_configure(qs, &d->sched.table, d->policy.queues,
                           d->policy.nqueues, d->policy.concurrency);
@@ -43,6 +44,12 @@ sched_configure(struct offloadd *d)
 
     for (a = d->attempts.active; a; a = a->next) {
         queues_ran(qs, a->queue);
+    }
+
+    for (r = d->execs.runs; r; r = r->next) {
+        if (r->attempt == NULL) {
+            queues_ran(qs, r->queue);
+        }
     }
 
     for (i = 0; i < d->sched.deferred.n; i++) {
@@ -232,21 +239,21 @@ sched_circuit(struct offloadd *d, struct attempt *a, struct queue *q,
 void
 sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
 {
-    int            status;
+    int            status, answered;
     struct queue  *q;
 
     q = queues_find(&d->sched.queues, a->queue);
-    status = outcome == REPLAY_ANSWERED ? a->op.row.http_status : 0;
+    answered = outcome == REPLAY_ANSWERED || outcome == REPLAY_EXEC_AGAIN;
+    status = outcome == REPLAY_EXEC_AGAIN ? 503
+             : answered ? a->op.row.http_status : 0;
 
-    if (q->conf.adaptive
-        && (outcome == REPLAY_ANSWERED || outcome == REPLAY_TIMEOUT))
-    {
+    if (q->conf.adaptive && (answered || outcome == REPLAY_TIMEOUT)) {
         adapt_answer(&q->adapt, mono_us(), a->started_us, q->running,
                      outcome == REPLAY_TIMEOUT || status == 429
                      || status == 503);
     }
 
-    if (outcome == REPLAY_ANSWERED) {
+    if (answered) {
         sched_circuit(d, a, q, status >= 502 && status <= 504);
     }
 }

@@ -348,6 +348,9 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
         rc = s->engine->list(s->self, op->list, e);
         break;
 
+    case STORE_OP_PROGRESS:
+        rc = report_apply(s, op, e);
+        break;
 
     case STORE_OP_QUEUE:
         rc = 0;

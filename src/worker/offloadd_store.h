@@ -20,6 +20,8 @@ enum store_op_type {
     STORE_OP_CONTROL,                           /* see offloadd_control.h, */
     STORE_OP_READ,                              /* beside transactions */
     STORE_OP_OVERDUE,                           /* queued -> failed */
+    STORE_OP_PROGRESS,                          /* of row.id by row.token:
+                                                   row.progress */
     STORE_OP_REDRIVE,                           /* dead -> queued */
     STORE_OP_PURGE,                             /* a dead letter's end */
     STORE_OP_SHOW,                              /* one of them */
@@ -448,6 +450,7 @@ void drain_look(struct store *s);
 
 int drain_progress(struct store *s, struct drain_item *item,
     struct engine_error *e);
+int report_apply(struct store *s, struct store_op *op, struct engine_error *e);
 int drain_put(struct store *s, struct drain_item *item,
     struct engine_error *e);
 
