@@ -344,9 +344,9 @@ kill 'TERM', $daemon;
 waitpid $daemon, 0;
 ok !alive($pid), 'a worker that leaves leaves no command behind';
 is $? >> 8, 0, 'and leaves in order';
+unlink "$marks/term.run";
 $daemon = $n->by_hand(undef, $clock->env);
 $n->offloadd;
-unlink "$marks/term.run";
 my $second = mark('term.run');
 ok $second && $second != $pid, 'the next one attempts it again';
 $n->request(DELETE => $job->{path});
@@ -374,7 +374,7 @@ for my $durability ('memory', 'disk') {
     kill 'KILL', $daemon;
     waitpid $daemon, 0;
     ok gone($pid), "$durability: with a worker that is killed goes the command";
-    unlink "$marks/$gate.ready";
+    unlink "$marks/$gate.ready";        # before the next one
     $daemon = $n->by_hand(undef, $clock->env);
     $n->offloadd;
     ok mark("$gate.ready") != $pid, "$durability: the next attempts it again";

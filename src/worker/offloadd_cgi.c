@@ -322,13 +322,13 @@ cgi_target(struct cgi_env *env, const struct zone_request_view *v)
 }
 
 
-/* "name:port", "[::1]:port" */
+/* "name:port", "[::1]:port": whom the client meant */
 
 static int
-cgi_server(struct cgi_env *env, const struct zone_request_view *v, int https)
+cgi_server(struct cgi_env *env, const struct zone_request_view *v)
 {
     size_t           len;
-    const char      *host, *port;
+    const char      *host;
     struct zone_str  s;
 
     host = cgi_header_value(v, "Host", 4);
@@ -344,13 +344,10 @@ cgi_server(struct cgi_env *env, const struct zone_request_view *v, int https)
         len++;
     }
 
-    port = host[len] == ':' && host[len + 1] ? host + len + 1
-           : https ? "443" : "80";
     s.data = host;
     s.len = len;
 
-    return cgi_set_str(env, "SERVER_NAME", &s) == 0
-           && cgi_set(env, "SERVER_PORT", port) == 0 ? 0 : -1;
+    return cgi_set_str(env, "SERVER_NAME", &s);
 }
 
 
@@ -383,21 +380,34 @@ cgi_address(const struct zone_str *context, char *to, size_t size)
 }
 
 
-/* Its third word is "s" or "h". */
+/* The second one ends with the port that the client came to. */
 
-static int
-cgi_https(const struct zone_str *context)
+static unsigned
+cgi_port(const struct zone_str *context)
 {
-    int     words;
-    size_t  i;
+    int          i, digit;
+    unsigned     port;
+    const char  *p, *end;
 
-    for (i = 0, words = 0; i < context->len; i++) {
-        if (context->data[i] == ' ' && ++words == 2) {
-            return i + 1 < context->len && context->data[i + 1] == 's';
-        }
+    end = context->data + context->len;
+    p = context->len ? memchr(context->data, ' ', context->len) : NULL;
+    p = p ? memchr(p + 1, ' ', (size_t) (end - p - 1)) : NULL;
+
+    if (p == NULL || p - context->data < 5) {
+        return 0;
     }
 
-    return 0;
+    for (i = -4, port = 0; i < 0; i++) {
+        digit = cgi_hex(p[i]);
+
+        if (digit < 0) {
+            return 0;
+        }
+
+        port = port << 4 | (unsigned) digit;
+    }
+
+    return port;
 }
 
 
@@ -418,6 +428,12 @@ cgi_fixed(struct cgi_env *env, const struct cgi_request *rq)
                     (unsigned long long) v->fixed.body_size);
 
     if (v->fixed.body_size && cgi_set(env, "CONTENT_LENGTH", text) != 0) {
+        return -1;
+    }
+
+    (void) snprintf(text, sizeof(text), "%u", cgi_port(&v->context));
+
+    if (cgi_set(env, "SERVER_PORT", text) != 0) {
         return -1;
     }
 
@@ -459,7 +475,7 @@ cgi_environment(struct cgi_env *env, const struct cgi_request *rq)
 
     if (cgi_extra(env, rq->extra) != 0 || cgi_job(env, rq) != 0
         || cgi_fixed(env, rq) != 0 || cgi_target(env, rq->view) != 0
-        || cgi_server(env, rq->view, cgi_https(&rq->view->context)) != 0
+        || cgi_server(env, rq->view) != 0
         || cgi_http(env, rq->view) != 0)
     {
         return -1;

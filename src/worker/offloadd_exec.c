@@ -638,7 +638,6 @@ exec_outcome(struct attempt *a, int code)
     }
 
     if (a->result.over) {
-        a->result.deferred = 0;
         return a->result.truncate ? REPLAY_ANSWERED : REPLAY_TOO_LARGE;
     }
 

@@ -259,6 +259,23 @@ test_queue_values(void)
           "\"on\" has \"600\", must have \"connect\"" },
         { RETRY("1", "1", "2", "\"none\"", "[],\"methods\":[\"A,B\"]"),
           "\"methods\" has \"A,B\"" },
+#define EXEC(members)  "[{\"name\":\"a\",\"exec\":{" members "}}]"
+        { "[{\"name\":\"a\",\"exec\":\"/bin/true\"}]",
+          "queue 1 \"a\", \"exec\": not a JSON object" },
+        { EXEC(""), "\"argv\" is missing" },
+        { EXEC("\"argv\":[]"), "\"argv\" is not an array of 1 to 256" },
+        { EXEC("\"argv\":[7]"), "\"argv\" has what is no string" },
+        { EXEC("\"argv\":[\"true\"]"), "begin with an absolute path" },
+        { EXEC("\"argv\":[\"/a\"],\"env\":7"), "\"env\" is not an array" },
+        { EXEC("\"argv\":[\"/a\"],\"dir\":\"b\""),
+          "\"dir\" is \"b\", must be an absolute path" },
+        { EXEC("\"argv\":[\"/a\"],\"memory\":-1"), "\"memory\" is -1" },
+        { EXEC("\"argv\":[\"/a\"],\"progress_pattern\":\"(\""),
+          "\"progress_pattern\" is not good: missing closing" },
+        { EXEC("\"argv\":[\"/a\"],\"progress_pattern\":\"a\""),
+          "it has 0 groups in parentheses, must have one" },
+        { EXEC("\"argv\":[\"/a\"],\"shell\":true"),
+          "unknown key \"shell\"" },
     };
 
     for (i = 0; i < (int) ARRAY_LENGTH(bad); i++) {
