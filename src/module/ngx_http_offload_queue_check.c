@@ -293,6 +293,15 @@ ngx_http_offload_queue_json(ngx_http_offload_queue_t *queue)
         return NULL;
     }
 
+    if (json && queue->pass
+        && json_object_set_new(json, "pass",
+                               ngx_http_offload_pass_json(queue->pass))
+           != 0)
+    {
+        json_decref(json);
+        return NULL;
+    }
+
     return json;
 }
 

@@ -55,6 +55,7 @@ static ngx_http_offload_line_t  ngx_http_offload_lines[] = {
     { ngx_string("exec_dir"), 1, ngx_http_offload_queue_exec_dir },
     { ngx_string("exec_env"), 256, ngx_http_offload_queue_exec_env },
     { ngx_string("progress_pattern"), 1, ngx_http_offload_queue_pattern },
+    { ngx_string("pass"), 2, ngx_http_offload_queue_pass },
     { ngx_null_string, 0, NULL }
 };
 
@@ -87,7 +88,7 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
                            "concurrency, rate, adaptive, retry, timeout, "
                            "deadline, ttl, dead_ttl, delay, priority, fair, "
                            "limit, on_full, exec, exec_limit, exec_dir, "
-                           "exec_env and progress_pattern are known",
+                           "exec_env, progress_pattern and pass are known",
                            &value[0],
                            &queue->name);
         return NGX_CONF_ERROR;

@@ -308,6 +308,10 @@ ngx_http_offload_queue_pattern(ngx_conf_t *cf,
 const char *
 ngx_http_offload_exec_wrong(ngx_http_offload_queue_t *queue)
 {
+    if (queue->exec && queue->pass) {
+        return "\"exec\" and \"pass\": its jobs can go one way only";
+    }
+
     return queue->exec && queue->exec->argv == NULL
            ? "\"exec_limit\", \"exec_dir\", \"exec_env\" and "
              "\"progress_pattern\" need an \"exec\""

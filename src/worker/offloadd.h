@@ -117,6 +117,7 @@
 struct offloadd;
 struct attempt;
 struct exec_policy;
+struct pass_policy;
 struct exec_run;
 
 
@@ -214,7 +215,8 @@ struct queue_policy {
     uint32_t  limit_queued;                     /* 0: none */
     uint32_t  limit_per_key;
     struct retry_policy  retry;
-    struct exec_policy  *exec;                  /* NULL: replay */
+    struct exec_policy  *exec;                  /* neither: replays */
+    struct pass_policy  *pass;
 };
 
 struct policy {
@@ -400,6 +402,7 @@ struct result {
                                                    0: there is none */
     uint8_t      too_large;                     /* its headers */
     uint8_t      added;                         /* these are nginx's own */
+    uint8_t      direct;                        /* nginx has not seen it */
     uint8_t      finished;                      /* the blob stays */
     uint8_t      bodiless;                      /* its length is of no body */
     uint8_t      truncate;                      /* keep max bytes, */

@@ -60,6 +60,8 @@ attempt_begin(struct offloadd *d, struct attempt *a, uint32_t i, int probe)
 void
 attempt_started(struct offloadd *d, struct attempt *a)
 {
+    const struct queue_policy  *conf;
+
     a->stage = ATTEMPT_REPLAYING;
     a->started_us = mono_us();
     a->service_us = 0;
@@ -85,8 +87,9 @@ attempt_started(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    a->executor = queues_find(&d->sched.queues, a->queue)->conf.exec
-                  ? &executor_exec : &executor_replay;
+    conf = &queues_find(&d->sched.queues, a->queue)->conf;
+    a->executor = conf->exec ? &executor_exec
+                  : conf->pass ? &executor_pass : &executor_replay;
 
     if (a->executor->start(d, a) != 0) {
         attempt_ended(d, a, EXECUTOR_UNBEGUN);
@@ -147,6 +150,10 @@ attempt_ended(struct offloadd *d, struct attempt *a, int code)
 
     case REPLAY_BUSY:
         attempt_requeue(d, a, a->message, UINT64_MAX);
+        break;
+
+    case REPLAY_CONNECT:
+        attempt_failed(d, a, RETRY_END_CONNECT);
         break;
 
     case REPLAY_EXEC_AGAIN:

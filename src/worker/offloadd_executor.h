@@ -1,5 +1,6 @@
 /*
- * How attempts are made: replays through nginx, and commands.  Loop thread.
+ * How attempts are made: replays through nginx, requests straight to a URL, and
+ * commands.  Loop thread.
  * Included by offloadd.h.
  *
  * An executor begins an attempt's work, and calls attempt_ended() once when
@@ -25,6 +26,7 @@ struct executor {
 
 extern const struct executor  executor_replay;
 extern const struct executor  executor_exec;
+extern const struct executor  executor_pass;
 
 
 /* offloadd_replay.c: one request by libcurl */
@@ -41,6 +43,7 @@ enum replay_outcome {
     REPLAY_NOT_STORED,                          /* the answer */
     REPLAY_TOO_LARGE,                           /* the answer's body */
     REPLAY_LOST,                                /* the request's body */
+    REPLAY_CONNECT,                             /* no connection to a URL */
     REPLAY_BUSY,                                /* no command could be begun */
     REPLAY_EXEC_AGAIN,                          /* the command says so */
     REPLAY_EXEC_FAILED
@@ -52,6 +55,7 @@ struct replay_handle {
     CURL                      *easy;
     uint32_t                   number;
     char                       entrance[17];    /* as set on it */
+    uint8_t                    private_ca;
 };
 
 struct replay {
@@ -69,10 +73,16 @@ struct replay {
     uint8_t                    begun;           /* its request was sent */
     uint8_t                    resend;          /* libcurl tried again */
     uint8_t                    body_lost;
+    const struct pass_policy  *pass;            /* NULL: through nginx */
 };
 
 
-/* offloadd_policy_exec.c: a command as its queue has it */
+/* offloadd_policy_exec.c: a URL, or a command, as its queue has it */
+
+struct pass_policy {
+    char       url[2048];
+    char       ca[PATH_MAX];                    /* "": the system's */
+};
 
 struct exec_policy {
     uint32_t   refs;                            /* policy, runs: see below */

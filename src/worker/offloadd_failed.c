@@ -33,6 +33,9 @@ failed_text(const struct attempt *a, uint32_t end, char text[FAILED_TEXT])
         (void) snprintf(text, FAILED_TEXT, "the backend answered %u",
                         row->http_status);
 
+    } else if (end == RETRY_END_CONNECT && !row->http_status) {
+        (void) snprintf(text, FAILED_TEXT, "%s: %.256s", what, a->message);
+
     } else if (row->http_status) {
         (void) snprintf(text, FAILED_TEXT, "%s: nginx answered %u", what,
                         row->http_status);
@@ -142,7 +145,8 @@ attempt_failed(struct offloadd *d, struct attempt *a, uint32_t end)
 
     attempt_settle(d, a, end == RETRY_END_EXEC ? STORE_ERROR_EXEC
                          : row->http_status ? STORE_ERROR_BACKEND
-                                            : STORE_ERROR_TIMEOUT);
+                         : end == RETRY_END_CONNECT ? STORE_ERROR_UNREACHABLE
+                                                    : STORE_ERROR_TIMEOUT);
 }
 
 

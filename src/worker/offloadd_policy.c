@@ -304,6 +304,7 @@ policy_free(struct policy *p)
 
     for (i = 0; i < p->nqueues; i++) {
         exec_policy_release(p->queues[i].exec);
+        free(p->queues[i].pass);
     }
 
     free(p->queues);

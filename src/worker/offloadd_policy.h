@@ -41,6 +41,8 @@ int policy_queues(struct policy *p, const json_t *queues, const char *name,
     struct policy_error *e);
 
 /* offloadd_policy_exec.c; NULL: not good */
+struct pass_policy *policy_pass(const json_t *object, const char *name,
+    struct policy_error *e);
 struct exec_policy *policy_exec(const json_t *object, const char *name,
     struct policy_error *e);
 

@@ -1,5 +1,6 @@
 /*
- * policy.json's "exec": the command of a queue.  nginx -t has looked at it;
+ * policy.json's "exec" and "pass": a queue's command, or URL.  nginx -t has
+ * looked at it;
  * here only its form counts, and a program that is gone is seen when it is to
  * be started.  Loop thread; main at the start.
  */
@@ -175,6 +176,49 @@ policy_exec(const json_t *object, const char *name, struct policy_error *e)
 
     if (exec_read(p, object, name, e) != 0) {
         exec_policy_release(p);
+        return NULL;
+    }
+
+    return p;
+}
+
+
+#define url(m)        offsetof(struct pass_policy, m)
+#define url_size(m)   sizeof(((struct pass_policy *) 0)->m)
+
+static const struct policy_key  pass_keys[] = {
+    { "url", POLICY_STRING, url(url), url_size(url), 1, 0 },
+    { "ca", POLICY_PATH, url(ca), url_size(ca), 1, 1 },
+};
+
+
+struct pass_policy *
+policy_pass(const json_t *object, const char *name, struct policy_error *e)
+{
+    struct pass_policy  *p;
+
+    p = calloc(1, sizeof(*p));
+    if (p == NULL) {
+        (void) snprintf(e->text, sizeof(e->text), "%s: %s", name,
+                        strerror(ENOMEM));
+        return NULL;
+    }
+
+    if (policy_members(p, pass_keys, ARRAY_LENGTH(pass_keys), object, name, e)
+        != 0)
+    {
+        free(p);
+        return NULL;
+    }
+
+    if ((strncmp(p->url, "http://", 7) != 0
+         && strncmp(p->url, "https://", 8) != 0)
+        || strpbrk(p->url, " ?#@") != NULL)
+    {
+        (void) snprintf(e->text, sizeof(e->text), "%s: \"url\" is \"%.128s\", "
+                        "must be http://host/path or https://host/path", name,
+                        p->url);
+        free(p);
         return NULL;
     }
 

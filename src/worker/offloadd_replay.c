@@ -1,5 +1,6 @@
 /*
- * One request, replayed by libcurl through nginx's entrance.  Loop thread.
+ * One request, sent by libcurl: through nginx's entrance, or straight to its
+ * queue's URL.  Loop thread.
  *
  * Easy handles are used again and again: what is the same for all requests is
  * set once, the rest each time.  libcurl adds no header of its own but
@@ -20,6 +21,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+
+#define REPLAY_CONNECT_MS     60000L
 
 
 static curl_socket_t replay_socket(void *ctx, curlsocktype purpose,
@@ -47,7 +51,7 @@ replay_set_handle(struct offloadd *d, CURL *easy)
 {
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_PROXY, "");
-    set(CURLOPT_PROTOCOLS_STR, "http");
+    set(CURLOPT_PROTOCOLS_STR, "http,https");
     set(CURLOPT_FOLLOWLOCATION, 0L);
     set(CURLOPT_HTTP09_ALLOWED, 0L);
     set(CURLOPT_MAXAGE_CONN, 30L);
@@ -100,6 +104,14 @@ replay_get_handle(struct offloadd *d)
 static void
 replay_put_handle(struct offloadd *d, struct replay_handle *h)
 {
+    /* from a CA of its own there is no way back to the system's */
+
+    if (h->private_ca) {
+        curl_easy_cleanup(h->easy);
+        free(h);
+        return;
+    }
+
     /* what points into an attempt does not outlast it */
 
     (void) curl_easy_setopt(h->easy, CURLOPT_ERRORBUFFER, NULL);
@@ -192,6 +204,50 @@ replay_set_entrance(struct offloadd *d, struct replay *r, CURL *easy)
 }
 
 
+/*
+ * The URL has no query of its own.  libcurl verifies the certificate and the
+ * name in it, as it does unless it is told otherwise.
+ */
+
+static int
+replay_set_url(struct replay *r, CURL *easy)
+{
+    int          rc;
+    size_t       len;
+    struct buf   url;
+    const char  *query;
+
+    memset(&url, 0, sizeof(url));
+    query = memchr(r->view.uri.data, '?', r->view.uri.len);
+    len = query ? (size_t) (r->view.uri.data + r->view.uri.len - query) : 0;
+
+    r->handle->entrance[0] = '\0';
+
+    rc = buf_append(&url, r->pass->url, strlen(r->pass->url)) == 0
+         && buf_append(&url, query, len) == 0
+         && buf_append(&url, "", 1) == 0
+         && curl_easy_setopt(easy, CURLOPT_URL, (char *) url.data) == CURLE_OK
+         ? 0 : -1;
+
+    buf_free(&url);
+
+    if (rc != 0) {
+        return -1;
+    }
+
+    set(CURLOPT_UNIX_SOCKET_PATH, NULL);
+    set(CURLOPT_REQUEST_TARGET, NULL);
+    set(CURLOPT_CONNECTTIMEOUT_MS, REPLAY_CONNECT_MS);
+
+    if (r->pass->ca[0]) {
+        r->handle->private_ca = 1;
+        set(CURLOPT_CAINFO, r->pass->ca);
+    }
+
+    return 0;
+}
+
+
 static int
 replay_body_file(struct offloadd *d, struct attempt *a)
 {
@@ -238,8 +294,9 @@ replay_set(struct offloadd *d, struct attempt *a)
     easy = r->handle->easy;
 
     if (replay_set_attempt(a, easy) != 0
-        || replay_set_entrance(d, r, easy) != 0
+        || (r->pass == NULL && replay_set_entrance(d, r, easy) != 0)
         || request_set(a, easy) != 0
+        || (r->pass && replay_set_url(r, easy) != 0)
         || curl_multi_add_handle(multi_of(d, r->handle), easy) != CURLM_OK)
     {
         replay_put_handle(d, r->handle);
@@ -289,7 +346,7 @@ replay_open(struct offloadd *d, struct attempt *a)
 
 
 static int
-replay_start(struct offloadd *d, struct attempt *a)
+replay_begin(struct offloadd *d, struct attempt *a)
 {
     if (replay_open(d, a) != 0
         || (a->replay.view.body.len > REPLAY_POSTFIELDS_MAX
@@ -299,6 +356,25 @@ replay_start(struct offloadd *d, struct attempt *a)
     }
 
     return replay_set(d, a);
+}
+
+
+static int
+replay_start(struct offloadd *d, struct attempt *a)
+{
+    a->replay.pass = NULL;
+
+    return replay_begin(d, a);
+}
+
+
+static int
+pass_start(struct offloadd *d, struct attempt *a)
+{
+    a->replay.pass = queues_find(&d->sched.queues, a->queue)->conf.pass;
+    a->result.direct = 1;
+
+    return replay_begin(d, a);
 }
 
 
@@ -522,8 +598,9 @@ replay_outcome(struct attempt *a, int code)
             r->connect_errno = err || r->fd == -1 ? (int) err : EAGAIN;
         }
 
-        return code == CURLE_OPERATION_TIMEDOUT ? REPLAY_TIMEOUT
-                                                : REPLAY_UNREACHED;
+        return r->pass ? REPLAY_CONNECT
+               : code == CURLE_OPERATION_TIMEDOUT ? REPLAY_TIMEOUT
+                                                  : REPLAY_UNREACHED;
     }
 
     if (code == CURLE_OPERATION_TIMEDOUT) {
@@ -563,4 +640,8 @@ replay_reason(const struct attempt *a, int code)
 
 const struct executor  executor_replay = {
     replay_start, replay_stop, replay_outcome, replay_reason
+};
+
+const struct executor  executor_pass = {
+    pass_start, replay_stop, replay_outcome, replay_reason
 };

@@ -276,6 +276,12 @@ test_queue_values(void)
           "it has 0 groups in parentheses, must have one" },
         { EXEC("\"argv\":[\"/a\"],\"shell\":true"),
           "unknown key \"shell\"" },
+        { "[{\"name\":\"a\",\"pass\":{\"url\":\"/b\"}}]",
+          "\"url\" is \"/b\", must be http://host/path" },
+        { "[{\"name\":\"a\",\"pass\":{\"url\":\"http://a/\",\"ca\":\"b\"}}]",
+          "\"ca\" is \"b\", must be an absolute path" },
+        { "[{\"name\":\"a\",\"pass\":{},\"exec\":{}}]",
+          "has \"exec\" and \"pass\", must have one" },
     };
 
     for (i = 0; i < (int) ARRAY_LENGTH(bad); i++) {
