@@ -16,7 +16,7 @@ WORKER   := $(B)/offloadd
 
 CPPFLAGS := -D_GNU_SOURCE -Isrc/zone -MMD -MP
 CFLAGS   := -std=gnu11 -O2 -g -Wall -Wextra -Werror $(X)
-LDLIBS   := -lcurl -llmdb -ljansson -lmicrohttpd -lcrypto -lpthread
+LDLIBS   := -lcurl -llmdb -ljansson -lmicrohttpd -lpcre2-8 -lcrypto -lpthread
 
 ZONE_SRC   := $(wildcard src/zone/*.c)
 WORKER_SRC := $(wildcard src/worker/*.c)

@@ -1,7 +1,8 @@
 
 /*
  * What a replay must know of the connection it stands for, as one word list
- * that travels with the job and that nobody but this file reads:
+ * that travels with the job and that nobody but this file reads (and, of the
+ * two addresses, offloadd_cgi.c):
  *
  *     <remote> <local> <h|s> <keep> <base>
  *

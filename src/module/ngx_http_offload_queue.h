@@ -6,6 +6,8 @@
  *   _queue_conf.c   the directives in it
  *   _queue_retry.c  one of them: retry
  *   _webhook_conf.c and two more: webhook, webhook_allow
+ *   _queue_exec.c   some of them: exec
+ *   _queue_pass.c   one of them: pass
  *   _queue_check.c  what they must not say together; queues as JSON
  *   _terms.c        what they come to for a request
  *   _webhook.c      whom its job's end is told
@@ -32,6 +34,8 @@ typedef struct ngx_http_offload_main_conf_s  ngx_http_offload_main_conf_t;
 typedef struct ngx_http_offload_loc_conf_s   ngx_http_offload_loc_conf_t;
 typedef struct ngx_http_offload_location_s   ngx_http_offload_location_t;
 typedef struct ngx_http_offload_problem_s    ngx_http_offload_problem_t;
+typedef struct ngx_http_offload_exec_s       ngx_http_offload_exec_t;
+typedef struct ngx_http_offload_pass_s       ngx_http_offload_pass_t;
 
 
 /* offload_queue, or a zone's default queue; 0 and NULL: not said */
@@ -81,6 +85,8 @@ typedef struct {
     ngx_uint_t                  burst;
     ngx_uint_t                  adaptive;
     ngx_http_offload_retry_t   *retry;
+    ngx_http_offload_exec_t    *exec;
+    ngx_http_offload_pass_t    *pass;
 
     time_t                      timeout;
     time_t                      deadline;
@@ -120,7 +126,8 @@ typedef struct {
 } ngx_http_offload_terms_t;
 
 
-/* _queue.c, _queue_conf.c, _queue_retry.c, _queue_check.c */
+/* _queue.c, _queue_conf.c, _queue_retry.c, _queue_exec.c, _queue_pass.c,
+   _queue_check.c */
 char *ngx_http_offload_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_http_offload_queue_t *ngx_http_offload_queue_get(ngx_conf_t *cf,
     ngx_str_t *name);
@@ -133,6 +140,30 @@ ngx_uint_t ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i);
 char *ngx_http_offload_queue_retry(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
     ngx_uint_t *bad);
+char *ngx_http_offload_queue_exec(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+char *ngx_http_offload_queue_exec_dir(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+char *ngx_http_offload_queue_exec_env(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+char *ngx_http_offload_queue_exec_limit(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+char *ngx_http_offload_queue_pattern(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+char *ngx_http_offload_queue_pass(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+const char *ngx_http_offload_exec_wrong(ngx_http_offload_queue_t *queue);
+ngx_int_t ngx_http_offload_exec_check(ngx_cycle_t *cycle,
+    ngx_http_offload_main_conf_t *omcf);
+struct json_t *ngx_http_offload_exec_json(ngx_http_offload_exec_t *exec);
+struct json_t *ngx_http_offload_pass_json(ngx_http_offload_pass_t *pass);
+struct json_t *ngx_http_offload_words_json(ngx_array_t *words);
 ngx_int_t ngx_http_offload_queue_check(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue);
 ngx_int_t ngx_http_offload_queue_location(ngx_conf_t *cf,

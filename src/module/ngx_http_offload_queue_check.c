@@ -21,7 +21,6 @@ static const char *ngx_http_offload_queue_limits(
     ngx_http_offload_queue_t *queue);
 static json_t *ngx_http_offload_queue_json(ngx_http_offload_queue_t *queue);
 static json_t *ngx_http_offload_retry_json(ngx_http_offload_retry_t *retry);
-static json_t *ngx_http_offload_words_json(ngx_array_t *words);
 
 
 static ngx_int_t
@@ -100,6 +99,10 @@ ngx_http_offload_queue_check(ngx_conf_t *cf, ngx_http_offload_queue_t *queue)
     }
 
     wrong = ngx_http_offload_queue_limits(queue);
+
+    if (wrong == NULL) {
+        wrong = ngx_http_offload_exec_wrong(queue);
+    }
 
     return wrong ? ngx_http_offload_queue_wrong(cf, queue, "%s", wrong)
                  : NGX_OK;
@@ -292,6 +295,24 @@ ngx_http_offload_queue_json(ngx_http_offload_queue_t *queue)
         return NULL;
     }
 
+    if (json && queue->exec
+        && json_object_set_new(json, "exec",
+                               ngx_http_offload_exec_json(queue->exec))
+           != 0)
+    {
+        json_decref(json);
+        return NULL;
+    }
+
+    if (json && queue->pass
+        && json_object_set_new(json, "pass",
+                               ngx_http_offload_pass_json(queue->pass))
+           != 0)
+    {
+        json_decref(json);
+        return NULL;
+    }
+
     return json;
 }
 
@@ -321,7 +342,7 @@ ngx_http_offload_retry_json(ngx_http_offload_retry_t *retry)
 }
 
 
-static json_t *
+json_t *
 ngx_http_offload_words_json(ngx_array_t *words)
 {
     json_t      *list;

@@ -54,6 +54,12 @@ static ngx_http_offload_line_t  ngx_http_offload_lines[] = {
     { ngx_string("webhook"), 5, 1, ngx_http_offload_queue_webhook },
     { ngx_string("webhook_allow"), 64, 0,
       ngx_http_offload_queue_webhook_allow },
+    { ngx_string("exec"), 256, 0, ngx_http_offload_queue_exec },
+    { ngx_string("exec_limit"), 4, 0, ngx_http_offload_queue_exec_limit },
+    { ngx_string("exec_dir"), 1, 0, ngx_http_offload_queue_exec_dir },
+    { ngx_string("exec_env"), 256, 0, ngx_http_offload_queue_exec_env },
+    { ngx_string("progress_pattern"), 1, 0, ngx_http_offload_queue_pattern },
+    { ngx_string("pass"), 2, 0, ngx_http_offload_queue_pass },
     { ngx_null_string, 0, 0, NULL }
 };
 
@@ -85,8 +91,9 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
                            "unknown directive \"%V\" in queue \"%V\": "
                            "concurrency, rate, adaptive, retry, timeout, "
                            "deadline, ttl, dead_ttl, delay, priority, fair, "
-                           "limit, on_full, webhook and webhook_allow are "
-                           "known", &value[0],
+                           "limit, on_full, webhook, webhook_allow, exec, "
+                           "exec_limit, exec_dir, exec_env, progress_pattern "
+                           "and pass are known", &value[0],
                            &queue->name);
         return NGX_CONF_ERROR;
     }

@@ -53,6 +53,10 @@ ngx_http_offload_zones_init_conf(ngx_cycle_t *cycle, void *conf)
         return NGX_CONF_OK;
     }
 
+    if (ngx_http_offload_exec_check(cycle, omcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
 
     zone = omcf->zones.elts;

@@ -282,7 +282,7 @@ stop(struct offloadd *d)
         for (op = b->ops; op; op = after) {
             after = op->next;
 
-            if (op->type == STORE_OP_QUEUE) {
+            if (op->type == STORE_OP_QUEUE || op->type == STORE_OP_PROGRESS) {
                 free(op);
             }
         }
@@ -296,6 +296,7 @@ stop(struct offloadd *d)
 
     control_free(d);
     attempt_free_all(d);
+    exec_free_all(d);
     replay_free_handles(d);
     hooks_free(d);
     loop_free(d);

@@ -27,6 +27,7 @@
  *      offloadd_util.c      memory, clocks
  *      offloadd_policy.c    policy.json
  *      offloadd_policy_queue.c  its queues
+ *      offloadd_policy_exec.c  its commands
  *      offloadd_log.c       logfmt lines
  *      offloadd_batch.c     operations and batches: between the two threads
  *      offloadd_store.c     the store thread
@@ -49,6 +50,7 @@
  *      offloadd_sched_queue.c  what attempts mean to their queues
  *      offloadd_watch.c     requests in nginx that wait for a job to change
  *      offloadd_attempt.c   the life of one attempt, what its end means
+ *      offloadd_attempts.c  all of them: memory, lists
  *      offloadd_defer.c     jobs that their backends settle later
  *      offloadd_failed.c    its end without a good answer
  *      offloadd_retry.c     whether there is another one
@@ -57,6 +59,10 @@
  *      offloadd_hook*.c     webhooks: see offloadd_hook.h
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
+ *      offloadd_exec.c      one command: its course
+ *      offloadd_exec_spawn.c  one command: how it is started
+ *      offloadd_exec_line.c  one command: its standard error, its progress
+ *      offloadd_cgi.c       one command: what it is told, the header it prints
  *      offloadd_result.c    one answer, kept in memory or in a blob
  *      offloadd_multi.c     libcurl's multi handles and sockets
  *      offloadd_loop.c      epoll, timers, signals
@@ -95,6 +101,9 @@ struct attempt;
 struct hook_list;
 struct hook_outcome;
 struct hook_page;
+struct exec_policy;
+struct pass_policy;
+struct exec_run;
 
 
 /* offloadd_util.c */
@@ -195,6 +204,8 @@ struct queue_policy {
     uint32_t  limit_queued;                     /* 0: none */
     uint32_t  limit_per_key;
     struct retry_policy  retry;
+    struct exec_policy  *exec;                  /* neither: replays */
+    struct pass_policy  *pass;
 };
 
 struct policy {
@@ -386,6 +397,7 @@ struct result {
                                                    0: there is none */
     uint8_t      too_large;                     /* its headers */
     uint8_t      added;                         /* these are nginx's own */
+    uint8_t      direct;                        /* nginx has not seen it */
     uint8_t      finished;                      /* the blob stays */
     uint8_t      bodiless;                      /* its length is of no body */
     uint8_t      truncate;                      /* keep max bytes, */
@@ -408,46 +420,8 @@ int result_body(struct result *r, const char *store, const uint8_t *id,
 int result_finish(struct result *r, uint32_t status);
 
 
-/* offloadd_replay.c: one request by libcurl */
-
-#define REPLAY_HANDLES        256               /* kept when free */
-#define REPLAY_POSTFIELDS_MAX  (64u * 1024)     /* larger: read by callback */
-
-enum replay_outcome {
-    REPLAY_ANSWERED = 0,
-    REPLAY_REFUSED,                             /* by the module: not begun */
-    REPLAY_UNREACHED,                           /* nothing was sent */
-    REPLAY_CUT_OFF,                             /* sent, no whole answer */
-    REPLAY_TIMEOUT,
-    REPLAY_NOT_STORED,                          /* the answer */
-    REPLAY_TOO_LARGE,                           /* the answer's body */
-    REPLAY_LOST                                 /* the request's body */
-};
-
-/* libcurl's handle, lent to one replay after another. */
-struct replay_handle {
-    struct replay_handle      *next;
-    CURL                      *easy;
-    uint32_t                   number;
-    char                       entrance[17];    /* as set on it */
-};
-
-struct replay {
-    struct replay_handle      *handle;          /* NULL: not under way */
-    struct zone_request_view   view;            /* into the op's request */
-    struct curl_slist         *lines;
-    uint32_t                   lines_cap;
-    struct buf                 text;            /* our own header lines */
-    struct buf                 head;            /* see request_split() */
-    char                       error[CURL_ERROR_SIZE];
-    uint64_t                   body_sent;
-    int                        body_fd;         /* -1: from memory */
-    int                        fd;              /* opened for it; -1: none */
-    int                        connect_errno;
-    uint8_t                    begun;           /* its request was sent */
-    uint8_t                    resend;          /* libcurl tried again */
-    uint8_t                    body_lost;
-};
+/* offloadd_replay.c, offloadd_exec*.c, offloadd_cgi.c: how attempts are made */
+#include "offloadd_executor.h"
 
 
 /* offloadd_attempt.c */
@@ -480,7 +454,9 @@ struct attempt {
     uint64_t          started_us;               /* START was committed */
     uint64_t          service_us;
     uint64_t          delay_ms;                 /* REQUEUE: in memory */
+    const struct executor  *executor;
     struct replay     replay;
+    struct exec_run  *exec;                     /* NULL: no command of it */
     struct result     result;
     char              message[STORE_MESSAGE_MAX];
 };
@@ -503,14 +479,15 @@ void attempt_begin(struct offloadd *d, struct attempt *a, uint32_t job,
     int probe);
 /* START is committed. */
 void attempt_started(struct offloadd *d, struct attempt *a);
-/* The transfer ended. */
-void attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code);
+/* Its executor is done; code: its own. */
+void attempt_ended(struct offloadd *d, struct attempt *a, int code);
 /* SETTLE or REQUEUE is committed, or START is no use any more. */
 void attempt_stored(struct offloadd *d, struct attempt *a);
 void attempt_cancel(struct offloadd *d, struct attempt *a);
 void attempt_hand_back(struct offloadd *d);     /* all: a clean stop */
 void attempt_free_all(struct offloadd *d);
 void attempt_link(struct offloadd *d, struct attempt *a);
+void attempt_unlink(struct offloadd *d, struct attempt *a);
 /* Its end: these submit it.  delay UINT64_MAX: as the backoff says. */
 void attempt_settle(struct offloadd *d, struct attempt *a, int error);
 void attempt_requeue(struct offloadd *d, struct attempt *a,
@@ -530,6 +507,7 @@ int defer_overdue(struct offloadd *d, uint32_t job);    /* -1: no memory */
 void defer_due(struct offloadd *d);
 uint64_t defer_next(const struct offloadd *d);
 void report_progress(struct offloadd *d, const struct store_event *ev);
+void report_progressed(struct offloadd *d, struct store_op *op);
 void report_put(struct offloadd *d, const struct store_event *ev);
 
 
@@ -538,9 +516,8 @@ void report_put(struct offloadd *d, const struct store_event *ev);
 int request_set(struct attempt *a, CURL *easy);
 int request_split(struct attempt *a);
 
-int replay_start(struct offloadd *d, struct attempt *a);
-void replay_stop(struct offloadd *d, struct attempt *a);
-int replay_outcome(struct attempt *a, CURLcode code);
+/* The stored request, its body opened if it is a file: 0, or -1 as start(). */
+int replay_open(struct offloadd *d, struct attempt *a);
 void replay_free(struct replay *r);
 void replay_free_handles(struct offloadd *d);
 
@@ -570,6 +547,7 @@ struct multi {
 struct loop_fd {
     uint8_t           state;                    /* enum multi_fd */
     uint8_t           multi;                    /* whose it is */
+    struct exec_run  *exec;                     /* a command's */
 };
 
 struct loop {
@@ -580,6 +558,7 @@ struct loop {
     struct multi      multis[LOOP_MULTIS + 1];
     struct loop_fd   *fds;                      /* of libcurl's, by fd */
     uint32_t          nfds;
+    uint64_t          files;                    /* our limit, as inherited */
     uint64_t          tick_at;
     uint64_t          stop_at;                  /* hand back: give up then */
     uint64_t          no_lane_since;            /* 0: some lane is held */
@@ -635,6 +614,7 @@ struct offloadd {
     struct deadlines deadlines;
     struct attempts  attempts;
     struct loop      loop;
+    struct execs     execs;
     struct control   control;
     struct hooks     hooks;
 };

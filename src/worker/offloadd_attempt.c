@@ -20,125 +20,16 @@
 #include "offloadd.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 
 #define ATTEMPT_DISK_MS       2000ull
-#define ATTEMPT_KEEP          (16u * 1024)      /* of a spare's memory */
 
 
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
 static void attempt_answered(struct offloadd *d, struct attempt *a);
-
-
-struct attempt *
-attempt_get(struct offloadd *d)
-{
-    struct attempt  *a;
-
-    a = d->attempts.spare;
-
-    if (a) {
-        d->attempts.spare = a->next;
-        d->attempts.nspare--;
-
-    } else {
-        a = calloc(1, sizeof(*a));
-        if (a == NULL) {
-            return NULL;
-        }
-
-        a->daemon = d;
-        a->replay.body_fd = -1;
-        result_init(&a->result);
-    }
-
-    a->job = JOB_NONE;
-    a->reserved = 0;
-    a->probe = 0;
-    a->op.has_queue = 0;
-    a->next = NULL;
-    a->prev = NULL;
-
-    return a;
-}
-
-
-static void
-attempt_free(struct attempt *a)
-{
-    replay_free(&a->replay);
-    result_free(&a->result);
-    buf_free(&a->op.request);
-    free(a);
-}
-
-
-void
-attempt_put(struct offloadd *d, struct attempt *a)
-{
-    a->stage = ATTEMPT_SPARE;
-    result_reset(&a->result, d->policy.store, a->op.row.id);
-
-    if (d->attempts.nspare >= ATTEMPT_SPARES) {
-        attempt_free(a);
-        return;
-    }
-
-    buf_trim(&a->op.request, ATTEMPT_KEEP);
-    buf_trim(&a->replay.head, ATTEMPT_KEEP);
-    buf_trim(&a->replay.text, ATTEMPT_KEEP);
-
-    a->next = d->attempts.spare;
-    d->attempts.spare = a;
-    d->attempts.nspare++;
-}
-
-
-/* Into the list of those that count as running. */
-
-void
-attempt_link(struct offloadd *d, struct attempt *a)
-{
-    a->prev = NULL;
-    a->next = d->attempts.active;
-
-    if (a->next) {
-        a->next->prev = a;
-    }
-
-    d->attempts.active = a;
-    d->sched.running++;
-
-    a->epoch = d->sched.epoch;
-    a->begun_us = mono_us();
-    d->sched.young++;
-}
-
-
-static void
-attempt_unlink(struct offloadd *d, struct attempt *a)
-{
-    if (a->prev) {
-        a->prev->next = a->next;
-    } else {
-        d->attempts.active = a->next;
-    }
-
-    if (a->next) {
-        a->next->prev = a->prev;
-    }
-
-    d->sched.running--;
-    sched_ended(d, a);
-
-    if (a->epoch == d->sched.epoch) {
-        d->sched.young--;
-    }
-}
 
 
 /* The job has left its queue, which knows of it. */
@@ -169,6 +60,8 @@ attempt_begin(struct offloadd *d, struct attempt *a, uint32_t i, int probe)
 void
 attempt_started(struct offloadd *d, struct attempt *a)
 {
+    const struct queue_policy  *conf;
+
     a->stage = ATTEMPT_REPLAYING;
     a->started_us = mono_us();
     a->service_us = 0;
@@ -194,32 +87,23 @@ attempt_started(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    if (replay_start(d, a) != 0) {
-        attempt_ended(d, a, CURLE_FAILED_INIT);
+    conf = &queues_find(&d->sched.queues, a->queue)->conf;
+    a->executor = conf->exec ? &executor_exec
+                  : conf->pass ? &executor_pass : &executor_replay;
+
+    if (a->executor->start(d, a) != 0) {
+        attempt_ended(d, a, EXECUTOR_UNBEGUN);
     }
-}
-
-
-/* libcurl's own words, if it has any. */
-
-static const char *
-attempt_reason(const struct attempt *a, CURLcode code)
-{
-    if (a->replay.connect_errno) {
-        return strerror(a->replay.connect_errno);
-    }
-
-    return a->replay.error[0] ? a->replay.error : curl_easy_strerror(code);
 }
 
 
 void
-attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
+attempt_ended(struct offloadd *d, struct attempt *a, int code)
 {
     int  outcome;
 
     a->service_us = mono_us() - a->started_us;
-    outcome = replay_outcome(a, code);
+    outcome = a->executor->outcome(a, code);
 
     if (outcome == REPLAY_ANSWERED
         && result_finish(&a->result, a->op.row.http_status) != 0)
@@ -232,9 +116,9 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
     }
 
     (void) snprintf(a->message, sizeof(a->message), "%s",
-                    attempt_reason(a, code));
+                    a->executor->reason(a, code));
 
-    replay_stop(d, a);
+    a->executor->stop(d, a);
     sched_attempt_ended(d, a, outcome);
 
     switch (outcome) {
@@ -262,6 +146,22 @@ attempt_ended(struct offloadd *d, struct attempt *a, CURLcode code)
 
     case REPLAY_NOT_STORED:
         attempt_not_stored(d, a);
+        break;
+
+    case REPLAY_BUSY:
+        attempt_requeue(d, a, a->message, UINT64_MAX);
+        break;
+
+    case REPLAY_CONNECT:
+        attempt_failed(d, a, RETRY_END_CONNECT);
+        break;
+
+    case REPLAY_EXEC_AGAIN:
+        attempt_failed(d, a, RETRY_END_EXEC);
+        break;
+
+    case REPLAY_EXEC_FAILED:
+        attempt_settle(d, a, STORE_ERROR_EXEC);
         break;
 
     case REPLAY_TOO_LARGE:
@@ -477,7 +377,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
     "result_not_stored", "request_lost", "result_too_large", "exhausted",
-    "expired"
+    "expired", "exec_failed"
 };
 
 
@@ -592,7 +492,7 @@ attempt_cancel(struct offloadd *d, struct attempt *a)
     a->job = JOB_NONE;
 
     if (a->stage == ATTEMPT_REPLAYING) {
-        replay_stop(d, a);
+        a->executor->stop(d, a);
         attempt_unlink(d, a);
         attempt_put(d, a);
     }
@@ -611,30 +511,11 @@ attempt_hand_back(struct offloadd *d)
 
     for (a = d->attempts.active; a; a = a->next) {
         if (a->stage == ATTEMPT_REPLAYING) {
-            replay_stop(d, a);
+            a->executor->stop(d, a);
 
             if (!attempt_lost(d, a, "the worker was told to stop")) {
                 attempt_requeue(d, a, NULL, 0);
             }
-        }
-    }
-}
-
-
-void
-attempt_free_all(struct offloadd *d)
-{
-    struct attempt  *a, *next;
-    struct attempt  *lists[] = {
-        d->attempts.spare, d->attempts.active, d->store.lent
-    };
-    size_t           i;
-
-    for (i = 0; i < ARRAY_LENGTH(lists); i++) {
-        for (a = lists[i]; a; a = next) {
-            next = a->next;
-            replay_stop(d, a);
-            attempt_free(a);
         }
     }
 }

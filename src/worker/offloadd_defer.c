@@ -12,6 +12,7 @@
 
 #include "offloadd.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 
@@ -196,6 +197,23 @@ report_progress(struct offloadd *d, const struct store_event *ev)
     }
 
     report_answer(d, ev, ZONE_RECORD_PROGRESS);
+}
+
+
+void
+report_progressed(struct offloadd *d, struct store_op *op)
+{
+    uint32_t  i;
+
+    i = op->result == STORE_OP_DONE ? job_find(&d->sched.table, op->seq)
+                                    : JOB_NONE;
+
+    if (i != JOB_NONE) {
+        sched_free_slot(d, i);
+        watch_changed(d, op->seq, 0);
+    }
+
+    free(op);
 }
 
 

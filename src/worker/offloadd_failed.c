@@ -12,7 +12,7 @@
 #include <string.h>
 
 
-#define FAILED_TEXT           128
+#define FAILED_TEXT           384
 
 
 static void
@@ -25,9 +25,16 @@ failed_text(const struct attempt *a, uint32_t end, char text[FAILED_TEXT])
            : end == RETRY_END_TIMEOUT ? "the backend did not answer in time"
                                       : "the backend did not answer";
 
-    if (end == RETRY_END_ANSWER) {
+    if (end == RETRY_END_EXEC) {
+        (void) snprintf(text, FAILED_TEXT, "%.*s", FAILED_TEXT - 1,
+                        a->message);
+
+    } else if (end == RETRY_END_ANSWER) {
         (void) snprintf(text, FAILED_TEXT, "the backend answered %u",
                         row->http_status);
+
+    } else if (end == RETRY_END_CONNECT && !row->http_status) {
+        (void) snprintf(text, FAILED_TEXT, "%s: %.256s", what, a->message);
 
     } else if (row->http_status) {
         (void) snprintf(text, FAILED_TEXT, "%s: nginx answered %u", what,
@@ -150,8 +157,10 @@ attempt_failed(struct offloadd *d, struct attempt *a, uint32_t end)
                     ? ", and another attempt would come after the deadline"
                     : f.no_retry ? ", and wants no other attempt" : "");
 
-    attempt_settle(d, a, row->http_status ? STORE_ERROR_BACKEND
-                                          : STORE_ERROR_TIMEOUT);
+    attempt_settle(d, a, end == RETRY_END_EXEC ? STORE_ERROR_EXEC
+                         : row->http_status ? STORE_ERROR_BACKEND
+                         : end == RETRY_END_CONNECT ? STORE_ERROR_UNREACHABLE
+                                                    : STORE_ERROR_TIMEOUT);
 }
 
 
@@ -176,7 +185,7 @@ static void
 failed_running(struct offloadd *d, struct attempt *a)
 {
     a->service_us = mono_us() - a->started_us;
-    replay_stop(d, a);
+    a->executor->stop(d, a);
 
     (void) snprintf(a->message, sizeof(a->message),
                     "no whole answer before the deadline");

@@ -71,13 +71,16 @@ loop_signals(void)
 
 
 static uint32_t
-loop_files(void)
+loop_files(struct loop *l)
 {
     struct rlimit  r;
 
     if (getrlimit(RLIMIT_NOFILE, &r) == -1) {
+        l->files = 1024;
         return 1024;
     }
+
+    l->files = r.rlim_cur;
 
     if (r.rlim_cur < r.rlim_max) {
         r.rlim_cur = r.rlim_max;
@@ -117,7 +120,8 @@ loop_init(struct offloadd *d)
         || loop_epoll_add(l, l->timer) == -1
         || loop_epoll_add(l, l->signals) == -1
         || loop_epoll_add(l, d->store.loop_event) == -1
-        || multi_init(d, loop_files()) != 0)
+        || multi_init(d, loop_files(l)) != 0
+        || exec_init(d) != 0)
     {
         log_text(LOG_ERROR, "the event loop: %s", strerror(errno));
         return -1;
@@ -236,7 +240,7 @@ loop_fd_ready(struct offloadd *d, int fd, uint32_t events)
         return;                                 /* they came first */
     }
 
-    if (control_ready(d, fd)) {
+    if (control_ready(d, fd) || exec_ready(d, fd)) {
         return;
     }
 
@@ -438,7 +442,7 @@ loop_over(struct offloadd *d, int *code)
     }
 
     *code = d->loop.fatal;
-    idle = d->sched.running == 0 && d->sched.lent == 0;
+    idle = d->sched.running == 0 && d->sched.lent == 0 && d->execs.n == 0;
 
     if (d->loop.stop == LOOP_HAND_BACK) {
         if (idle && !loop_expects(d, now)) {
@@ -515,6 +519,10 @@ loop_timeout(struct offloadd *d)
 
     if (deadline_next(d) < at) {
         at = deadline_next(d);
+    }
+
+    if (exec_next(d) < at) {
+        at = exec_next(d);
     }
 
     return at > now ? (int) (at - now) : 0;
@@ -614,6 +622,7 @@ loop_run(struct offloadd *d)
 
         deadline_run(d);
         hooks_run(d);
+        exec_tick(d);
         sched_dispatch(d);
         loop_flush(d);
         sched_publish(d);

@@ -28,7 +28,9 @@
 enum multi_fd {
     MULTI_FD_IN = 1,
     MULTI_FD_OUT = 2,
-    MULTI_FD_WANTED = 4
+    MULTI_FD_WANTED = 4,
+    MULTI_FD_OURS = 8                           /* opened and closed by us;
+                                                   else a resolver's */
 };
 
 
@@ -177,7 +179,7 @@ multi_add_socket(struct offloadd *d, int fd)
         return -1;
     }
 
-    d->loop.fds[fd].state = MULTI_FD_IN;
+    d->loop.fds[fd].state = MULTI_FD_IN|MULTI_FD_OURS;
 
     return 0;
 }
@@ -219,7 +221,13 @@ multi_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *sp)
             return 0;                           /* closed already */
         }
 
-        mask &= MULTI_FD_IN|MULTI_FD_OUT;
+        if (!(mask & MULTI_FD_OURS)) {
+            (void) epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
+            l->fds[fd].state = 0;
+            return 0;
+        }
+
+        mask &= (uint8_t) ~MULTI_FD_WANTED;
 
     } else {
         mask |= MULTI_FD_WANTED;
@@ -247,7 +255,8 @@ multi_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *sp)
             return -1;
         }
 
-        mask = (uint8_t) ((mask & MULTI_FD_WANTED) | MULTI_FD_IN
+        mask = (uint8_t) ((mask & (MULTI_FD_WANTED|MULTI_FD_OURS))
+                          | MULTI_FD_IN
                           | (ev.events & EPOLLOUT ? MULTI_FD_OUT : 0));
     }
 

@@ -306,6 +306,13 @@ policy_parse(struct policy *p, const char *text, size_t len, const char *name,
 void
 policy_free(struct policy *p)
 {
+    uint32_t  i;
+
+    for (i = 0; i < p->nqueues; i++) {
+        exec_policy_release(p->queues[i].exec);
+        free(p->queues[i].pass);
+    }
+
     hook_policy_free(&p->hooks);
     free(p->queues);
     p->queues = NULL;
@@ -411,7 +418,7 @@ void
 policy_reload(struct offloadd *d, int forced)
 {
     const char           *differs;
-    struct policy         p;
+    struct policy         p, old;
     struct policy_error   e;
 
     if (!forced && !policy_is_new(d)) {
@@ -440,7 +447,7 @@ policy_reload(struct offloadd *d, int forced)
     d->policy.log_level = p.log_level;
     memcpy(d->policy.log, p.log, sizeof(p.log));
 
-    free(d->policy.queues);
+    old = d->policy;                            /* queues look into it */
     d->policy.queues = p.queues;
     d->policy.nqueues = p.nqueues;
 
@@ -451,6 +458,9 @@ policy_reload(struct offloadd *d, int forced)
         log_text(LOG_ERROR, "no memory for the policy's queues: the worker "
                  "leaves, to be started again");
         loop_fatal(d);
+
+    } else {
+        policy_free(&old);
     }
 
     atomic_store(&d->store.ttl_ms, p.ttl_ms);

@@ -40,4 +40,10 @@ int policy_members(void *to, const struct policy_key *keys, size_t n,
 int policy_queues(struct policy *p, const json_t *queues, const char *name,
     struct policy_error *e);
 
+/* offloadd_policy_exec.c; NULL: not good */
+struct pass_policy *policy_pass(const json_t *object, const char *name,
+    struct policy_error *e);
+struct exec_policy *policy_exec(const json_t *object, const char *name,
+    struct policy_error *e);
+
 #endif /* OFFLOADD_POLICY_H */

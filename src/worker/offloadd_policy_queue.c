@@ -33,6 +33,8 @@ static const struct policy_key  queue_keys[] = {
       1 },
     { "dead_ttl_s", POLICY_NUMBER, member(dead_ttl_s), QUEUE_SECONDS_MAX, 0,
       1 },
+    { "exec", POLICY_OTHER, 0, 0, 0, 1 },
+    { "pass", POLICY_OTHER, 0, 0, 0, 1 },
     { "limit_queued", POLICY_COUNT, member(limit_queued), UINT32_MAX, 0, 1 },
     { "limit_per_key", POLICY_COUNT, member(limit_per_key), UINT32_MAX, 0,
       1 },
@@ -182,6 +184,41 @@ queue_retry(struct queue_policy *q, const json_t *retry, const char *name,
 }
 
 
+/* The last: what it has allocated is the queue's, or nobody's. */
+
+static int
+queue_executor(struct queue_policy *q, const json_t *object,
+    const char *name, struct policy_error *e)
+{
+    char     label[192];
+    json_t  *exec, *pass;
+
+    exec = json_object_get(object, "exec");
+    pass = json_object_get(object, "pass");
+
+    if (exec && pass) {
+        (void) snprintf(e->text, sizeof(e->text),
+                        "%s: has \"exec\" and \"pass\", must have one", name);
+        return -1;
+    }
+
+    (void) snprintf(label, sizeof(label), "%.160s, \"%s\"", name,
+                    exec ? "exec" : "pass");
+
+    if (exec) {
+        q->exec = policy_exec(exec, label, e);
+        return q->exec ? 0 : -1;
+    }
+
+    if (pass) {
+        q->pass = policy_pass(pass, label, e);
+        return q->pass ? 0 : -1;
+    }
+
+    return 0;
+}
+
+
 static int
 policy_queue(struct queue_policy *q, const json_t *object, const char *name,
     struct policy_error *e)
@@ -221,10 +258,13 @@ policy_queue(struct queue_policy *q, const json_t *object, const char *name,
 
     if (retry) {
         (void) snprintf(label, sizeof(label), "%.160s, \"retry\"", name);
-        return queue_retry(q, retry, label, e);
+
+        if (queue_retry(q, retry, label, e) != 0) {
+            return -1;
+        }
     }
 
-    return 0;
+    return queue_executor(q, object, name, e);
 }
 
 

@@ -1,5 +1,6 @@
 /*
- * One request, replayed by libcurl through nginx's entrance.  Loop thread.
+ * One request, sent by libcurl: through nginx's entrance, or straight to its
+ * queue's URL.  Loop thread.
  *
  * Easy handles are used again and again: what is the same for all requests is
  * set once, the rest each time.  libcurl adds no header of its own but
@@ -22,7 +23,10 @@
 #include <unistd.h>
 
 
-static curl_socket_t replay_open(void *ctx, curlsocktype purpose,
+#define REPLAY_CONNECT_MS     60000L
+
+
+static curl_socket_t replay_socket(void *ctx, curlsocktype purpose,
     struct curl_sockaddr *address);
 static int replay_before(void *ctx, char *remote, char *local, int rport,
     int lport);
@@ -47,12 +51,12 @@ replay_set_handle(struct offloadd *d, CURL *easy)
 {
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_PROXY, "");
-    set(CURLOPT_PROTOCOLS_STR, "http");
+    set(CURLOPT_PROTOCOLS_STR, "http,https");
     set(CURLOPT_FOLLOWLOCATION, 0L);
     set(CURLOPT_HTTP09_ALLOWED, 0L);
     set(CURLOPT_MAXAGE_CONN, 30L);
     set(CURLOPT_BUFFERSIZE, 65536L);
-    set(CURLOPT_OPENSOCKETFUNCTION, replay_open);
+    set(CURLOPT_OPENSOCKETFUNCTION, replay_socket);
     set(CURLOPT_CLOSESOCKETFUNCTION, multi_close_socket);
     set(CURLOPT_CLOSESOCKETDATA, d);
     set(CURLOPT_PREREQFUNCTION, replay_before);
@@ -100,6 +104,14 @@ replay_get_handle(struct offloadd *d)
 static void
 replay_put_handle(struct offloadd *d, struct replay_handle *h)
 {
+    /* from a CA of its own there is no way back to the system's */
+
+    if (h->private_ca) {
+        curl_easy_cleanup(h->easy);
+        free(h);
+        return;
+    }
+
     /* what points into an attempt does not outlast it */
 
     (void) curl_easy_setopt(h->easy, CURLOPT_ERRORBUFFER, NULL);
@@ -192,6 +204,50 @@ replay_set_entrance(struct offloadd *d, struct replay *r, CURL *easy)
 }
 
 
+/*
+ * The URL has no query of its own.  libcurl verifies the certificate and the
+ * name in it, as it does unless it is told otherwise.
+ */
+
+static int
+replay_set_url(struct replay *r, CURL *easy)
+{
+    int          rc;
+    size_t       len;
+    struct buf   url;
+    const char  *query;
+
+    memset(&url, 0, sizeof(url));
+    query = memchr(r->view.uri.data, '?', r->view.uri.len);
+    len = query ? (size_t) (r->view.uri.data + r->view.uri.len - query) : 0;
+
+    r->handle->entrance[0] = '\0';
+
+    rc = buf_append(&url, r->pass->url, strlen(r->pass->url)) == 0
+         && buf_append(&url, query, len) == 0
+         && buf_append(&url, "", 1) == 0
+         && curl_easy_setopt(easy, CURLOPT_URL, (char *) url.data) == CURLE_OK
+         ? 0 : -1;
+
+    buf_free(&url);
+
+    if (rc != 0) {
+        return -1;
+    }
+
+    set(CURLOPT_UNIX_SOCKET_PATH, NULL);
+    set(CURLOPT_REQUEST_TARGET, NULL);
+    set(CURLOPT_CONNECTTIMEOUT_MS, REPLAY_CONNECT_MS);
+
+    if (r->pass->ca[0]) {
+        r->handle->private_ca = 1;
+        set(CURLOPT_CAINFO, r->pass->ca);
+    }
+
+    return 0;
+}
+
+
 static int
 replay_body_file(struct offloadd *d, struct attempt *a)
 {
@@ -238,8 +294,9 @@ replay_set(struct offloadd *d, struct attempt *a)
     easy = r->handle->easy;
 
     if (replay_set_attempt(a, easy) != 0
-        || replay_set_entrance(d, r, easy) != 0
+        || (r->pass == NULL && replay_set_entrance(d, r, easy) != 0)
         || request_set(a, easy) != 0
+        || (r->pass && replay_set_url(r, easy) != 0)
         || curl_multi_add_handle(multi_of(d, r->handle), easy) != CURLM_OK)
     {
         replay_put_handle(d, r->handle);
@@ -251,12 +308,8 @@ replay_set(struct offloadd *d, struct attempt *a)
 }
 
 
-/*
- * 0: on its way.  -1: not even begun; replay_outcome() says what that means.
- */
-
 int
-replay_start(struct offloadd *d, struct attempt *a)
+replay_open(struct offloadd *d, struct attempt *a)
 {
     const char     *wrong;
     struct replay  *r = &a->replay;
@@ -288,7 +341,17 @@ replay_start(struct offloadd *d, struct attempt *a)
         return -1;
     }
 
-    if (r->view.body.len > REPLAY_POSTFIELDS_MAX && request_split(a) != 0) {
+    return 0;
+}
+
+
+static int
+replay_begin(struct offloadd *d, struct attempt *a)
+{
+    if (replay_open(d, a) != 0
+        || (a->replay.view.body.len > REPLAY_POSTFIELDS_MAX
+            && request_split(a) != 0))
+    {
         return -1;
     }
 
@@ -296,9 +359,28 @@ replay_start(struct offloadd *d, struct attempt *a)
 }
 
 
+static int
+replay_start(struct offloadd *d, struct attempt *a)
+{
+    a->replay.pass = NULL;
+
+    return replay_begin(d, a);
+}
+
+
+static int
+pass_start(struct offloadd *d, struct attempt *a)
+{
+    a->replay.pass = queues_find(&d->sched.queues, a->queue)->conf.pass;
+    a->result.direct = 1;
+
+    return replay_begin(d, a);
+}
+
+
 /* Done, or to be done no more: then its connection is closed, not kept. */
 
-void
+static void
 replay_stop(struct offloadd *d, struct attempt *a)
 {
     struct replay  *r = &a->replay;
@@ -327,7 +409,7 @@ replay_free(struct replay *r)
 
 
 static curl_socket_t
-replay_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
+replay_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
 {
     int             fd;
     struct attempt *a = ctx;
@@ -486,8 +568,8 @@ replay_write(char *p, size_t size, size_t n, void *ctx)
 
 /* What came of it; `code` is libcurl's. */
 
-int
-replay_outcome(struct attempt *a, CURLcode code)
+static int
+replay_outcome(struct attempt *a, int code)
 {
     long            status, err;
     struct replay  *r = &a->replay;
@@ -516,8 +598,9 @@ replay_outcome(struct attempt *a, CURLcode code)
             r->connect_errno = err || r->fd == -1 ? (int) err : EAGAIN;
         }
 
-        return code == CURLE_OPERATION_TIMEDOUT ? REPLAY_TIMEOUT
-                                                : REPLAY_UNREACHED;
+        return r->pass ? REPLAY_CONNECT
+               : code == CURLE_OPERATION_TIMEDOUT ? REPLAY_TIMEOUT
+                                                  : REPLAY_UNREACHED;
     }
 
     if (code == CURLE_OPERATION_TIMEDOUT) {
@@ -539,3 +622,26 @@ replay_outcome(struct attempt *a, CURLcode code)
 
     return REPLAY_ANSWERED;
 }
+
+
+/* libcurl's own words, if it has any. */
+
+static const char *
+replay_reason(const struct attempt *a, int code)
+{
+    if (a->replay.connect_errno) {
+        return strerror(a->replay.connect_errno);
+    }
+
+    return a->replay.error[0] ? a->replay.error
+                              : curl_easy_strerror((CURLcode) code);
+}
+
+
+const struct executor  executor_replay = {
+    replay_start, replay_stop, replay_outcome, replay_reason
+};
+
+const struct executor  executor_pass = {
+    pass_start, replay_stop, replay_outcome, replay_reason
+};

@@ -78,6 +78,31 @@ drain_progress(struct store *s, struct drain_item *item,
 }
 
 
+/* The same of a command, from what it prints. */
+
+int
+report_apply(struct store *s, struct store_op *op, struct engine_error *e)
+{
+    int                        rc;
+    struct store_job           row;
+    struct zone_progress_view  view;
+
+    memset(&view, 0, sizeof(view));
+    view.fixed.flags = ZONE_PROGRESS_PERCENT;
+    view.fixed.percent = (uint8_t) (op->row.progress - 1);
+
+    rc = s->engine->holder(s->self, op->row.id, op->row.token, &op->seq, &row,
+                           e);
+    if (rc != 0) {
+        return rc == -1 ? -1 : ENGINE_STALE;
+    }
+
+    rc = s->engine->progress(s->self, op->seq, &row, &view, e);
+
+    return rc == ENGINE_SAME ? 0 : rc;
+}
+
+
 /* The file as what the row will name: 0, 1 if it is not there, -1. */
 
 static int

@@ -22,6 +22,12 @@ static struct curl_slist  request_silent[] = {
     { (char *) "Expect:", NULL }
 };
 
+/* Nor to a URL, which has a host of its own; what is ours is said anew. */
+static const char *const  request_hops[] = {
+    "Host:", "Keep-Alive:", "Proxy-Connection:", "Proxy-Authorization:",
+    "Trailer:"
+};
+
 /* The message's frame is libcurl's; nginx has left these out. */
 static const char *const  request_framing[] = {
     "Content-Length:", "Transfer-Encoding:", "Connection:", "Expect:",
@@ -78,10 +84,25 @@ request_empty_value(char *line)
 
 
 static int
+request_is_of(const char *line, const char *const *names, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        if (strncasecmp(line, names[i], strlen(names[i])) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
 request_stored_lines(struct replay *r, uint32_t *n, int *host)
 {
     char    *p, *end;
-    size_t   i, len;
+    size_t   len;
 
     p = (char *) (uintptr_t) r->view.headers.data;  /* our own copy */
     end = p + r->view.headers.len;
@@ -89,15 +110,10 @@ request_stored_lines(struct replay *r, uint32_t *n, int *host)
     for ( /* void */ ; p < end; p += len + 1) {
         len = strlen(p);                        /* parsed: has its NUL */
 
-        for (i = 0; i < ARRAY_LENGTH(request_framing); i++) {
-            if (strncasecmp(p, request_framing[i], strlen(request_framing[i]))
-                == 0)
-            {
-                break;
-            }
-        }
-
-        if (i < ARRAY_LENGTH(request_framing)) {
+        if (request_is_of(p, request_framing, ARRAY_LENGTH(request_framing))
+            || (r->pass && request_is_of(p, request_hops,
+                                         ARRAY_LENGTH(request_hops))))
+        {
             continue;
         }
 
@@ -117,7 +133,11 @@ request_stored_lines(struct replay *r, uint32_t *n, int *host)
 }
 
 
-/* Ours, after the stored ones; the last is nginx's, who takes it out. */
+/*
+ * Ours, after the stored ones; the last is nginx's, who takes it out.  Straight
+ * to a URL it is the id alone, and without a token: what could be reported by
+ * that needs an URL of the job.
+ */
 
 static int
 request_own_lines(struct attempt *a, uint32_t *n)
@@ -157,8 +177,9 @@ request_own_lines(struct attempt *a, uint32_t *n)
                            r->view.fixed.depth);
 
         } else {
-            len = snprintf(to, room, "Offload-Job-Id: %.*s %.*s",
-                           ZONE_ID_TEXT, id, (int) r->view.context.len,
+            len = snprintf(to, room, "Offload-Job-Id: %.*s%s%.*s",
+                           ZONE_ID_TEXT, id, r->pass ? "" : " ",
+                           r->pass ? 0 : (int) r->view.context.len,
                            r->view.context.data);
         }
 
@@ -167,7 +188,9 @@ request_own_lines(struct attempt *a, uint32_t *n)
     }
 
     for (i = 0; i < 5; i++) {
-        if (i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY)) {
+        if ((i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY))
+            || (i == 2 && r->pass))
+        {
             continue;
         }
 
@@ -197,6 +220,8 @@ request_set_headers(struct attempt *a, CURL *easy)
     {
         return -1;
     }
+
+    host |= r->pass != NULL;                    /* libcurl's */
 
     if (!host && request_line(r, &n, (char *) (uintptr_t) "Host:") != 0) {
         return -1;

@@ -73,6 +73,7 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
     r->no_retry = 0;
     r->retry_after_at = 0;
     r->too_large = 0;
+    r->direct = 0;
     r->finished = 0;
     r->bodiless = 0;
     r->truncate = 0;
@@ -151,7 +152,8 @@ result_too_long(struct result *r)
     for (i = 0; i < r->raw.len; i += strlen(p) + 1) {
         p = (const char *) r->raw.data + i;
 
-        if (r->status == 503 && strcasecmp(p, "Offload-Replay: refused") == 0)
+        if (r->status == 503 && !r->direct
+            && strcasecmp(p, "Offload-Replay: refused") == 0)
         {
             r->max = 0;
             return 0;
@@ -421,12 +423,21 @@ result_is(const char *line, size_t len, const char *name)
 }
 
 
-/* What nginx and the backend say about the answer rather than in it. */
+/*
+ * What nginx and the backend say about the answer rather than in it; without
+ * nginx between them a backend can say what it likes.
+ */
 
 static void
 result_note(struct result *r, const char *line, size_t len,
     const char *value)
 {
+    if (r->direct && strncasecmp(line, "Offload-", 8) == 0
+        && !result_is(line, len, "Offload-No-Retry"))
+    {
+        return;
+    }
+
     if (result_is(line, len, "Offload-Replay")) {
         r->refused |= strcmp(value, "refused") == 0;
         r->added |= strcmp(value, "added") == 0;

@@ -90,6 +90,9 @@ retry_is_on(const struct retry_policy *p, const struct retry_failure *f)
     case RETRY_END_CUT:
         return retry_bit(p, 502 - 400);
 
+    case RETRY_END_EXEC:
+        return retry_bit(p, 503 - 400);
+
     default:
         return f->status >= 400 && f->status < 400 + RETRY_STATUSES
                && retry_bit(p, f->status - 400);
@@ -102,7 +105,7 @@ retry_is_on(const struct retry_policy *p, const struct retry_failure *f)
 static int
 retry_is_safe(const struct retry_failure *f)
 {
-    return f->end == RETRY_END_CONNECT
+    return f->end == RETRY_END_CONNECT || f->end == RETRY_END_EXEC
            || (f->end == RETRY_END_ANSWER
                && (f->status == 429 || f->status == 503));
 }

@@ -13,7 +13,8 @@ enum retry_end {
     RETRY_END_ANSWER = 0,                       /* of the backend */
     RETRY_END_CONNECT,                          /* it could not be reached */
     RETRY_END_TIMEOUT,                          /* no answer in time */
-    RETRY_END_CUT                               /* nor will there be one */
+    RETRY_END_CUT,                              /* nor will there be one */
+    RETRY_END_EXEC                              /* a command wants another */
 };
 
 struct retry_failure {

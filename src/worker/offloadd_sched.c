@@ -359,6 +359,11 @@ sched_op(struct offloadd *d, struct store_op *op)
         return;
     }
 
+    if (op->type == STORE_OP_PROGRESS) {
+        report_progressed(d, op);
+        return;
+    }
+
     if (op->type == STORE_OP_START && a->job != JOB_NONE
         && op->result != STORE_OP_STALE)
     {
@@ -444,7 +449,7 @@ sched_pace(struct offloadd *d)
     }
 
     capacity = (int64_t) d->policy.concurrency - s->running - s->deferred.n
-               - s->lent;
+               - s->lent - d->execs.leaving;
     young = SCHED_YOUNG - (int64_t) s->young - s->lent;
 
     if (young < capacity) {

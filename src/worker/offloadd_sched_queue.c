@@ -22,6 +22,7 @@ sched_configure(struct offloadd *d)
     uint32_t         i;
     struct queues   *qs = &d->sched.queues;
     struct attempt  *a;
+    struct exec_run *r;
 
     rc = queues_configure(qs, &d->sched.table, d->policy.queues,
                           d->policy.nqueues, d->policy.concurrency);
@@ -43,6 +44,12 @@ sched_configure(struct offloadd *d)
 
     for (a = d->attempts.active; a; a = a->next) {
         queues_ran(qs, a->queue);
+    }
+
+    for (r = d->execs.runs; r; r = r->next) {
+        if (r->attempt == NULL) {
+            queues_ran(qs, r->queue);
+        }
     }
 
     for (i = 0; i < d->sched.deferred.n; i++) {
@@ -236,12 +243,15 @@ sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
     int            status, timed_out, answer, down;
     struct queue  *q;
 
-    if (outcome != REPLAY_ANSWERED && outcome != REPLAY_TIMEOUT) {
+    if (outcome != REPLAY_ANSWERED && outcome != REPLAY_TIMEOUT
+        && outcome != REPLAY_EXEC_AGAIN)
+    {
         return;
     }
 
     q = queues_find(&d->sched.queues, a->queue);
-    status = outcome == REPLAY_ANSWERED ? a->op.row.http_status : 0;
+    status = outcome == REPLAY_EXEC_AGAIN ? 503
+             : outcome == REPLAY_ANSWERED ? a->op.row.http_status : 0;
 
     timed_out = status == 0 || a->result.upstream == RETRY_END_TIMEOUT;
     answer = status != 0 && a->result.upstream == RETRY_END_ANSWER;

@@ -311,6 +311,10 @@ store_apply(struct store *s, struct store_op *op, struct engine_error *e)
                                 clock_ms(), e);
         break;
 
+    case STORE_OP_PROGRESS:
+        rc = report_apply(s, op, e);
+        break;
+
     case STORE_OP_QUEUE:
         rc = 0;
         break;

@@ -21,6 +21,8 @@ enum store_op_type {
     STORE_OP_READ,                              /* beside transactions */
     STORE_OP_HOOK,                              /* a delivery's outcome */
     STORE_OP_HOOKS,                             /* those that are due */
+    STORE_OP_PROGRESS,                          /* of row.id by row.token:
+                                                   row.progress */
     STORE_OP_OVERDUE                            /* queued -> failed */
 };
 
@@ -458,6 +460,7 @@ void drain_look(struct store *s);
 
 int drain_progress(struct store *s, struct drain_item *item,
     struct engine_error *e);
+int report_apply(struct store *s, struct store_op *op, struct engine_error *e);
 int drain_put(struct store *s, struct drain_item *item,
     struct engine_error *e);
 

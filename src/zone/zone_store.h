@@ -89,6 +89,7 @@ enum store_error {
     STORE_ERROR_TOO_LARGE,                      /* "result_too_large" */
     STORE_ERROR_EXHAUSTED,                      /* "exhausted" */
     STORE_ERROR_EXPIRED,                        /* "expired" */
+    STORE_ERROR_EXEC,                           /* "exec_failed" */
     STORE_ERRORS
 };
 

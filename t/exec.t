@@ -1,0 +1,390 @@
+# Jobs that are done by a command: somebody else's program, which leaves its
+# children behind, prints without end, ignores signals or has been removed.
+# None of that may hold up the worker, leak into a result or go on unseen, and
+# nothing that a client sends may become more than a value of the environment.
+# A real typesetter makes a real document; the others are written to misbehave.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Clock;
+use Digest::SHA qw(sha256_hex);
+use JSON::PP;
+use Offload;
+use Test::More;
+use Util qw(alive read_file wait_until write_file);
+
+my $PROGRAM = <<'EOT';
+#!/usr/bin/perl
+use strict;
+use warnings;
+use Digest::SHA;
+use JSON::PP;
+
+my %q = map { split /=/, $_, 2 } split /&/, $ENV{QUERY_STRING} // '';
+my $do = $q{do} // '';
+
+$| = 1;
+mark('run') if $q{mark};
+
+sub mark {
+    open my $fh, '>', "$ENV{MARKS}/$q{mark}.$_[0].new" or die "$!\n";
+    print $fh $_[1] // $$;
+    close $fh;
+    rename "$ENV{MARKS}/$q{mark}.$_[0].new", "$ENV{MARKS}/$q{mark}.$_[0]";
+}
+
+sub gate { select undef, undef, undef, 0.02 until -e "$ENV{MARKS}/$_[0]" }
+
+if ($do eq 'look') {
+    my %fd = map { $_ => readlink "/proc/self/fd/$_" }
+             grep { defined readlink "/proc/self/fd/$_" } 0 .. 1023;
+    my ($pgrp, $sid) = (split ' ', `cat /proc/$$/stat`)[4, 5];
+    my %status = `cat /proc/$$/status` =~ /^(Sig\w+):\s*(\w+)/mg;
+    my %h = (env => \%ENV, argv => \@ARGV, fds => \%fd, sig => \%status,
+             own => $pgrp == $$ && $sid == $$ ? 1 : 0, cwd => `pwd`);
+
+    $h{stdin} = Digest::SHA->new(256)->addfile(*STDIN)->hexdigest;
+    print "Content-Type: application/json\r\nStatus: 201 Made\r\n",
+          "X-Made: here\r\nServer: me\r\nOffload-Replay: refused\r\n",
+          "Offload-Defer: 1\r\n\r\n", encode_json(\%h);
+    exit 0;
+}
+
+print "plain: text\nand more" if $do eq 'text';
+print "Status: 404 Gone\n\nnot here" if $do eq 'status';
+
+if ($do eq 'exit') {
+    print STDERR "first line\n", "a \e[31mbad\e[0m thing\n";
+    print "Content-Type: a/b\n\npartial";
+    exit $q{code};
+}
+
+if ($do eq 'again') {
+    exit 75 if $ENV{OFFLOAD_ATTEMPT} < $q{until};
+    print "after $ENV{OFFLOAD_ATTEMPT}";
+}
+
+if ($do eq 'signal') {
+    kill $q{signal}, $$;
+    sleep 1 while 1;
+}
+
+if ($do eq 'child') {           # one that keeps the pipes open
+    my $pid = fork // die;
+
+    if (!$pid) { sleep 1 while 1 }
+    mark('child', $pid);
+    print "done";
+}
+
+if ($do eq 'flood') {
+    $SIG{PIPE} = 'IGNORE' if $q{deaf};
+    my $block = 'x' x 65536;
+    while (1) { print $block; last if $q{once} }
+}
+
+if ($do eq 'wait') {
+    $SIG{TERM} = 'IGNORE' if $q{deaf};
+    if ($q{fork} && !(fork // die)) { mark('child'); sleep 1 while 1 }
+    mark('ready');
+    if ($q{gate}) { gate($q{gate}); print "waited $ENV{OFFLOAD_ATTEMPT}" }
+    else { sleep 1 while 1 }
+}
+
+if ($do eq 'limits') {
+    my %l = map { /^(.*?)\s{2,}(\S+)\s/ ? ($1 => $2) : () }
+            `cat /proc/self/limits`;
+    print "Content-Type: application/json\n\n", encode_json(\%l);
+}
+
+if ($do eq 'burn') { 1 while 1 }
+if ($do eq 'eat') { my $x = 'x' x $q{n}; print length $x }
+
+if ($do eq 'progress') {
+    print STDERR "starting\r";
+    printf STDERR "frame= 1 done=%5.1f%% of it\r", 42.7;
+    gate($q{gate});
+    print STDERR "done= 100.0% of it\n";
+    gate($q{last});
+    print "all";
+}
+EOT
+
+my $b = Backend->start;
+my $n = Offload->new(backend => $b, workers => 1, worker => 'off',
+    build => Offload::failpoints_dir(), zone => 'jobs 16m path=%%ZONE%%',
+    http => <<'EOT');
+offload_queue do zone=jobs {
+    exec     %%PREFIX%%/do one "two three" "$PATH;`id`";
+    exec_env MARKS=%%PREFIX%%/marks HOME;
+    retry    max=2 backoff=10ms jitter=none;
+    progress_pattern "done= *([0-9]+)";
+}
+offload_queue typeset zone=jobs { exec /usr/bin/groff -Tpdf -ms; }
+offload_queue limited zone=jobs {
+    exec       %%PREFIX%%/do;
+    exec_limit memory=300m cpu=1s processes=4000 files=32;
+    exec_dir   /usr;
+    exec_env   MARKS=%%PREFIX%%/marks;
+}
+offload_queue gone zone=jobs { exec %%PREFIX%%/gone; }
+server {
+    listen 127.0.0.1:%%PORT%%;
+    client_max_body_size 64m;
+    offload_body_buffer_size 64k;
+    location / { offload do; }
+    location /small/ { offload do; offload_max_result 100k; }
+    location /cut/ { offload do; offload_max_result 100k truncate; }
+    location /brief/ { offload do; offload_timeout 1m; }
+    location /typeset/ { offload typeset; }
+    location /limited/ { offload limited; }
+    location /gone/ { offload gone; }
+    location /jobs/ { offload_status jobs; }
+}
+EOT
+
+my $marks = "$n->{prefix}/marks";
+
+mkdir $marks;
+chmod 01777, $marks;
+write_file("$n->{prefix}/$_", $PROGRAM) for qw(do gone);
+chmod 0755, "$n->{prefix}/$_" for qw(do gone);
+$n->start;
+
+my $clock = Clock->new($n);
+my $daemon = $n->by_hand(undef, $clock->env);
+
+$n->offloadd;
+
+sub mark { my ($m) = @_; my $v;
+           wait_until(30, sub { -e "$marks/$m" and $v = read_file("$marks/$m") });
+           return $v }
+sub gone { my ($pid) = @_; $pid && wait_until(20, sub { !alive($pid) }) }
+sub failed { my ($doc) = @_; join ' ', $doc->{status} // '',
+             $doc->{error}{code} // '' }
+
+
+# ---- what it is told, what it says
+
+my $body = 'b' x 3_000_000;
+my @headers = ('Content-Type' => 'a/b', 'X-One' => '1', 'X-One' => '2',
+    'X_Under' => 'smuggled', Proxy => 'evil:1', Authorization => 'Basic eDp5',
+    'OFFLOAD-JOB-ID' => 'mine', 'LD-PRELOAD' => '/tmp/x.so', Cookie => 'a=1');
+
+for my $size (0, 5, 40_000, length $body) {
+    my ($r, $doc, $job) = $n->through(POST => "/a%20b/c?do=look",
+        headers => \@headers, body => substr $body, 0, $size);
+    my $seen = eval { decode_json($r->{body}) } // {};
+    my $env = $seen->{env} // {};
+
+    is $doc->{status}, 'completed', "$size bytes: completed";
+    is $seen->{stdin}, sha256_hex(substr $body, 0, $size),
+        "$size bytes: it has read them all";
+    is $env->{CONTENT_LENGTH} // 0, $size, "$size bytes: and knew how many";
+    next if $size != 5;
+
+    is $r->{status}, 201, 'the status it printed';
+    is "$r->{h}{'x-made'} $r->{h}{'content-type'}", 'here application/json',
+        'its headers';
+    ok $r->{h}{server} ne 'me' && !$r->{h}{'offload-replay'},
+        'but for those it has no say in';
+    is_deeply $seen->{argv}, [ 'one', 'two three', '$PATH;`id`' ],
+        'its arguments, which no shell has seen';
+    is_deeply [ @$env{qw(REQUEST_METHOD SCRIPT_NAME PATH_INFO QUERY_STRING
+                         CONTENT_TYPE REMOTE_ADDR SERVER_NAME SERVER_PORT
+                         GATEWAY_INTERFACE SERVER_PROTOCOL OFFLOAD_JOB_ID
+                         OFFLOAD_ATTEMPT OFFLOAD_QUEUE HTTP_X_ONE
+                         HTTP_COOKIE PATH)} ],
+        [ 'POST', '', '/a b/c', 'do=look', 'a/b', '127.0.0.1', 'localhost',
+          $n->port, 'CGI/1.1', 'HTTP/1.1', $job->{id}, 1, 'do', '1, 2',
+          'a=1', '/usr/local/bin:/usr/bin:/bin' ], 'its environment';
+    ok !(grep { /UNDER|PROXY|AUTHORIZATION|^LD_|TOKEN|TEST_CLOCK/ }
+         keys %$env), 'and nothing that it is not to have'
+        or diag join ' ', sort keys %$env;
+    is_deeply [ sort keys %{ $seen->{fds} } ], [ 0, 1, 2 ],
+        'no descriptor of the worker';
+    ok $seen->{own}, 'a group and a session of its own';
+    ok hex($seen->{sig}{SigBlk}) == 0
+       && (hex($seen->{sig}{SigIgn}) & ~0x80) == 0,    # SIGFPE: perl's own
+        'no signal blocked or ignored';
+}
+
+my ($r, $doc) = $n->through(POST => '/?do=text');
+
+is "$r->{status} $r->{h}{'content-type'}", '200 application/octet-stream',
+    'text without a header';
+is $r->{body}, "plain: text\nand more", 'is the result as it is';
+($r, $doc) = $n->through(POST => '/?do=status');
+is failed($doc), 'failed backend_status', 'an error\'s status fails the job';
+is "$r->{status} $r->{body}", '404 not here', 'and is its result';
+is_deeply [ ($n->through(POST => '/?do=nothing'))[0]{body} ], [ '' ],
+    'nothing is a result, too';
+
+
+# ---- how it ends
+
+$doc = $n->settled(my $job = $n->submit(POST => '/?do=exit&code=3'));
+is failed($doc), 'failed exec_failed', 'exit code 3';
+like $doc->{error}{message}, qr/exit code is 3: a \?\[31mbad\?\[0m thing$/,
+    'with the last line of what it complained';
+is $n->result($job)->{status}, 404, 'and without a result';
+ok !$doc->{response}, 'nor a word of one';
+like $n->worker_log, qr/msg=stderr job=$job->{id} line="first line"/,
+    'the log has all it complained';
+
+$doc = $n->settled($n->submit(POST => '/?do=signal&signal=SEGV'));
+is failed($doc), 'failed exec_failed', 'a signal';
+like $doc->{error}{message}, qr/signal 11/, 'which is named';
+
+($r, $doc) = $n->through(POST => '/?do=again&until=2');
+is "$doc->{status} $doc->{attempts} $r->{body}", 'completed 2 after 2',
+    'exit code 75: another attempt';
+$doc = $n->settled($n->submit(POST => '/?do=again&until=9'));
+is failed($doc) . " $doc->{attempts}", 'failed exhausted 2',
+    'but no more than there are';
+like $doc->{error}{message}, qr/exit code is 75, and 2 attempts/, 'in words';
+
+rename "$n->{prefix}/gone", "$n->{prefix}/gone.away";
+$doc = $n->settled($n->submit(POST => '/gone/'));
+is failed($doc), 'failed exec_failed', 'a program that is gone';
+like $doc->{error}{message}, qr{not started: \S+/gone: No such file},
+    'is named';
+rename "$n->{prefix}/gone.away", "$n->{prefix}/gone";
+
+
+# ---- a real one
+
+my $text = ".TL\nOffloaded\n.PP\n" . "Typeset behind a 202. " x 300 . "\n";
+
+($r, $doc) = $n->through(POST => '/typeset/', body => $text);
+is $doc->{status}, 'completed', 'a document is typeset';
+ok $r->{body} =~ /^%PDF-/ && $r->{body} =~ /%%EOF\s*$/, 'to a whole PDF';
+ok $r->{body} =~ m{/Count ([1-9])}, 'with pages';
+
+
+# ---- misbehaving
+
+($r, $doc) = $n->through(POST => '/?do=child&mark=c');
+is $r->{body}, 'done', 'a child that keeps its output open';
+ok gone(mark('c.child')), 'is ended';
+
+for my $deaf (0, 1) {
+    $doc = $n->settled($n->submit(
+        POST => "/small/?do=flood&deaf=$deaf&mark=flood$deaf"),
+        deadline => 60);
+    is failed($doc), 'failed result_too_large', "output without end ($deaf)";
+    ok gone(mark("flood$deaf.run")), 'is ended';
+}
+
+($r, $doc) = $n->through(POST => '/cut/?do=flood');
+is "$doc->{status} " . length($r->{body}), 'completed 102400',
+    'or cut, if that is wanted';
+($r, $doc) = $n->through(POST => '/?do=flood&once=1', body => $body);
+is length $r->{body}, 65536, 'a body that nobody reads holds up nothing';
+
+$job = $n->submit(POST => '/?do=wait&fork=1&mark=cancel');
+my @pids = map { mark("cancel.$_") } qw(run child);
+is $n->request(DELETE => $job->{path})->{status}, 200, 'one that is canceled';
+ok gone($pids[0]) && gone($pids[1]), 'is ended with all its children';
+is $n->status($job)->{status}, 'canceled', 'and its job is';
+
+$job = $n->submit(POST => '/brief/?do=wait&deaf=1&fork=1&mark=deaf');
+@pids = map { mark("deaf.$_") } qw(run ready child);
+$clock->ahead(61);
+wait_until(10, sub {
+    read_file("/proc/$pids[0]/status") =~ /^ShdPnd:\s*0*4000|^SigIgn:.*4...$/m });
+ok alive($pids[0]), 'SIGTERM alone does not end one that ignores it';
+is $n->status($job)->{status}, 'running', 'whose job is not over';
+$clock->ahead(6);
+is failed($n->settled($job)), 'failed timeout', 'SIGKILL does';
+ok gone($pids[0]) && gone($pids[2]), 'with its children';
+
+
+# ---- progress
+
+$job = $n->submit(POST => '/?do=progress&gate=half&last=whole');
+
+sub progress { my ($want) = @_;
+    wait_until(30, sub { $clock->ahead(1);
+                         ($n->status($job)->{progress} // -1) == $want }) }
+
+ok progress(42), 'a percentage on standard error is the job\'s progress';
+write_file("$marks/half", '');
+ok progress(100), 'up to the end';
+write_file("$marks/whole", '');
+is $n->settled($job)->{status}, 'completed', 'which is another matter';
+
+
+# ---- limits
+
+$r = ($n->through(POST => '/limited/?do=limits'))[0];
+my $limits = eval { decode_json($r->{body}) } // {};
+
+is_deeply [ @$limits{'Max address space', 'Max cpu time', 'Max processes',
+                     'Max open files'} ],
+    [ 300 << 20, 1, 4000, 32 ], 'its limits are set';
+is(($n->through(POST => '/limited/?do=look'))[0]{body} =~ m{"cwd":"/usr\\n"},
+   1, 'and its directory');
+like $n->settled($n->submit(POST => '/limited/?do=burn'))->{error}{message},
+    qr/signal 24 /, 'CPU time that is up';
+
+$doc = $n->settled($n->submit(POST => '/limited/?do=eat&n=1000000000'));
+is failed($doc), 'failed exec_failed', 'memory that is not there';
+like $doc->{error}{message}, qr/Out of memory/i, 'as it says itself';
+
+
+# ---- the worker goes: in order, and not; to memory, and to disk
+
+$job = $n->submit(POST => '/?do=wait&mark=term');
+my $pid = mark('term.ready');
+kill 'TERM', $daemon;
+waitpid $daemon, 0;
+ok !alive($pid), 'a worker that leaves leaves no command behind';
+is $? >> 8, 0, 'and leaves in order';
+unlink "$marks/term.run";
+$daemon = $n->by_hand(undef, $clock->env);
+$n->offloadd;
+my $second = mark('term.run');
+ok $second && $second != $pid, 'the next one attempts it again';
+$n->request(DELETE => $job->{path});
+ok gone($second), 'until it is canceled';
+kill 'TERM', $daemon;
+waitpid $daemon, 0;
+
+for my $durability ('memory', 'disk') {
+    my $gate = "kill-$durability";
+
+    if ($durability eq 'disk') {
+        $n->stop;
+        $clock->reset;
+        $n->write_conf(zone => 'jobs 16m path=%%SHM%%/d store=%%PREFIX%%/store'
+                               . ' durability=disk');
+        $n->{zone_dir} = "$n->{shm}/d";
+        $n->start;
+    }
+
+    $daemon = $n->by_hand(undef, $clock->env);
+    $n->offloadd;
+
+    $job = $n->submit(POST => "/?do=wait&gate=$gate&mark=$gate");
+    $pid = mark("$gate.ready");
+    kill 'KILL', $daemon;
+    waitpid $daemon, 0;
+    ok gone($pid), "$durability: with a worker that is killed goes the command";
+    unlink "$marks/$gate.ready";        # before the next one
+    $daemon = $n->by_hand(undef, $clock->env);
+    $n->offloadd;
+    ok mark("$gate.ready") != $pid, "$durability: the next attempts it again";
+    write_file("$marks/$gate", '');
+    $doc = $n->settled($job);
+    is "$doc->{status} " . $n->result($job)->{body}, 'completed waited 2',
+        "$durability: which is the second attempt";
+}
+
+kill 'TERM', $daemon;
+waitpid $daemon, 0;
+
+Offload::finish_all();

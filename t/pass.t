@@ -1,0 +1,127 @@
+# Backends that nginx does not stand in front of.  What goes to them is the
+# client's request and not our bookkeeping, the certificate has to be theirs,
+# and what they answer can't pretend to come from nginx.  Real TLS, real
+# refusals; policies hold as for replays.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Offload;
+use Ports;
+use Test::More;
+
+my $b = Backend->start;
+my $down = Ports::pick();
+my $n = Offload->new(backend => $b, workers => 1, http => <<"EOT");
+offload_queue straight zone=jobs {
+    pass  http://%%BACKEND%%/api/v1;
+    retry max=2 backoff=10ms jitter=none;
+}
+offload_queue down zone=jobs {
+    pass  http://127.0.0.1:$down/; retry max=2 backoff=10ms jitter=none;
+}
+offload_queue once zone=jobs { pass http://127.0.0.1:$down/; retry off; }
+offload_queue tls zone=jobs {
+    pass https://localhost:%%PORT2%%/tls ca=%%PREFIX%%/ca.pem; retry off;
+}
+offload_queue unknown zone=jobs {
+    pass https://localhost:%%PORT2%%/tls; retry off;
+}
+offload_queue misnamed zone=jobs {
+    pass https://127.0.0.1:%%PORT2%%/tls ca=%%PREFIX%%/ca.pem; retry off;
+}
+server {
+    listen 127.0.0.1:%%PORT%%;
+    client_max_body_size 64m;
+    location / { offload straight; }
+    location /brief/ { offload straight; offload_timeout 1s; }
+    location /small/ { offload straight; offload_max_result 1k; }
+    location /down/ { offload down; }
+    location /once/ { offload once; }
+    location /tls/ { offload tls; }
+    location /unknown/ { offload unknown; }
+    location /misnamed/ { offload misnamed; }
+    location /replay/ { offload jobs; proxy_pass http://%%BACKEND%%; }
+    location /jobs/ { offload_status jobs; }
+}
+server {
+    listen 127.0.0.1:%%PORT2%% ssl;
+    ssl_certificate     %%PREFIX%%/ca.pem;
+    ssl_certificate_key %%PREFIX%%/key.pem;
+    location / { proxy_pass http://%%BACKEND%%; }
+}
+EOT
+
+system("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 "
+       . "-nodes -days 2 -subj /CN=localhost "
+       . "-addext subjectAltName=DNS:localhost -keyout $n->{prefix}/key.pem "
+       . "-out $n->{prefix}/ca.pem 2>/dev/null") == 0
+    or BAIL_OUT('openssl makes no certificate');
+chmod 0644, "$n->{prefix}/ca.pem";
+$n->start;
+
+my ($seen, $doc, $job, $r) = $n->echoed(PATCH => '/a/b?c=%20d&e',
+    headers => [ 'X-One' => '1', Authorization => 'Bearer t', Te => 'trailers',
+                 'Keep-Alive' => 'timeout=5' ], body => 'hello');
+
+is $doc->{status}, 'completed', 'a job goes straight to its URL';
+is "$seen->{method} $seen->{uri}", 'PATCH /api/v1?c=%20d&e',
+    'with the stored method and query';
+is $seen->{h}{host}, $b->{http}, 'the URL\'s host';
+is "$seen->{h}{'x-one'} $seen->{h}{authorization}", '1 Bearer t',
+    'the client\'s headers';
+ok !(grep { defined $seen->{h}{$_} } qw(te keep-alive connection)),
+    'but those of its connection';
+is_deeply [ @{ $seen->{h} }{qw(offload-job-id offload-attempt
+                               idempotency-key)} ],
+    [ $job->{id}, 1, $job->{id} ], 'and which attempt it is';
+ok !(grep { /token/ } keys %{ $seen->{h} }), 'without a token';
+
+for my $size (0, 100_000, 3_000_000) {
+    my ($s) = $n->echoed(POST => '/', body => 'x' x $size);
+
+    is $s->{body_size} // $s->{length} // length($s->{body} // ''), $size,
+        "a body of $size bytes" or diag join ' ', %$s;
+}
+
+($r, $doc) = $n->through(GET => '/?size=200000');
+is length $r->{body}, 200_000, 'a large answer';
+($r, $doc) = $n->through(POST =>
+    '/?status=503&size=9&h=Offload-Replay:refused&h=Retry-After:0');
+is "$doc->{status} $doc->{error}{code} $doc->{attempts}",
+    'failed backend_status 2', 'a backend can not speak for nginx';
+($r, $doc) = $n->through(POST => '/?status=202&size=9&h=Offload-Defer:1');
+is "$doc->{status} $r->{status}", 'completed 202', 'nor defer its job';
+$doc = $n->settled($n->submit(POST => '/small/?size=2000'));
+is $doc->{error}{code}, 'result_too_large', 'a result that is too large';
+$doc = $n->settled($n->submit(POST => '/brief/?gate=never'));
+is $doc->{error}{code}, 'timeout', 'none in time';
+
+$job = $n->submit(POST => '/?gate=never');
+ok $b->wait_for(1, event => 'request', job => $job->{id}), 'one that runs';
+$n->request(DELETE => $job->{path});
+ok $b->wait_for(1, event => 'abort', job => $job->{id}), 'is canceled';
+
+$doc = $n->settled($n->submit(POST => '/down/'));
+is "$doc->{error}{code} $doc->{attempts}", 'exhausted 2',
+    'no connection: as a replay without one';
+like $doc->{error}{message}, qr/could not be reached: .*refused.*2 attempts/i,
+    'with the reason';
+$doc = $n->settled($n->submit(POST => '/once/'));
+is $doc->{error}{code}, 'unreachable', 'and at the first, without retries';
+
+($seen, $doc) = $n->echoed(POST => '/tls/', body => 'hello');
+is "$doc->{status} $seen->{uri}", 'completed /tls', 'TLS';
+
+for my $wrong (qw(unknown misnamed)) {
+    $doc = $n->settled($n->submit(POST => "/$wrong/"));
+    is $doc->{error}{code}, 'unreachable', "a certificate that is $wrong";
+    like $doc->{error}{message}, qr/certificate|SSL/, 'is refused as one';
+}
+
+($seen) = $n->echoed(POST => '/replay/x', body => 'hello');
+is $seen->{uri}, '/replay/x', 'replays go on beside them';
+
+Offload::finish_all();
