@@ -476,6 +476,40 @@ test_keys(void)
 }
 
 
+/* What goes behind those that wait takes turns with them, and comes behind who
+ * is new. */
+
+static void
+test_behind(void)
+{
+    int       i, bad;
+    uint32_t  job;
+    uint64_t  seq;
+
+    begin(1000);
+
+    for (i = 0; i < 3; i++) {
+        push(hashes[0], 0, 5);
+    }
+
+    for (i = 0, bad = 0; i < 9; i++) {
+        seq = next(0);
+        bad += seq != (uint64_t) i % 3 + 1;
+        job = job_find(&t, seq);
+        queues_ended(&qs, hashes[0]);
+        job_at(&t, job)->behind = 1;
+        must(queues_push(&qs, &t, job) == 0);
+        model[seq].place = READY;
+    }
+
+    is(bad, 0, "what goes behind the others comes back after them");
+    push(hashes[0], 0, 5);
+    is(serve(), last, "and after one that is new");
+    is(serve(), 1, "but then");
+    end();
+}
+
+
 static void
 test_priority(void)
 {
@@ -702,6 +736,7 @@ main(void)
     test_random();
     test_queues();
     test_keys();
+    test_behind();
     test_priority();
     test_concurrency();
     test_reload();
