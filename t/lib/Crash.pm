@@ -89,6 +89,10 @@ redrive.before-commit       dead      md   redrive   202     -    completed 3
 redrive.after-commit        dead      md   redrive   202     -    completed 3
 purge.before-commit         dead      md   purge     202     -    failed    2
 purge.after-commit          dead      md   purge     202     -    failed    2
+hook.before-send            webhook   md   small     202     -    completed 1
+hook.answered               webhook   md   small     202     -    completed 1
+hook.before-commit          webhook   md   small     202     -    completed 1
+hook.after-commit           webhook   md   small     202     -    completed 1
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -
