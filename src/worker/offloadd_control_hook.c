@@ -106,8 +106,6 @@ control_hooks_got(struct offloadd *d, struct control_op *op)
     uint32_t               i;
     struct control_hooks  *c = (struct control_hooks *) op;
 
-    (void) d;
-
     if (op->request == NULL) {
         return;
     }
@@ -125,7 +123,7 @@ control_hooks_got(struct offloadd *d, struct control_op *op)
         json_array_append_new(list, control_hook_json(&c->page.entries[i]));
     }
 
-    o = json_pack("{s:o}", "webhooks", list);
+    o = json_pack("{s:s, s:o}", "zone", d->policy.zone, "webhooks", list);
 
     if (o && c->page.more && c->page.n) {
         json_object_set(o, "next", json_object_get(

@@ -243,9 +243,7 @@ lmdb_hooks_file(struct lmdb *m, uint64_t seq, const struct store_job *row,
             : row->state == STORE_FAILED ? ZONE_HOOK_FAILED
             : row->state == STORE_CANCELED ? ZONE_HOOK_CANCELED : 0;
 
-    if (!(row->flags & STORE_HOOKED) || event == 0
-        || ZONE_MUTANT("hook.file"))
-    {
+    if (!(row->flags & STORE_HOOKED) || event == 0) {
         return 0;
     }
 
@@ -256,10 +254,18 @@ lmdb_hooks_file(struct lmdb *m, uint64_t seq, const struct store_job *row,
         return 0;
     }
 
-    if (rc || zone_request_parse(&view, data.mv_data, data.mv_size) != NULL
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_REQUESTS);
+    }
+
+    /* a request that is damaged must not keep its job from its end */
+
+    if (zone_request_parse(&view, data.mv_data, data.mv_size) != NULL
         || zone_hooks_parse(&hooks, &view.hooks) != NULL)
     {
-        return lmdb_fail(e, rc ? rc : MDB_CORRUPTED, STORE_DB_REQUESTS);
+        log_text(LOG_ERROR, "the webhooks of a job can not be read: nobody "
+                 "is told of its end");
+        return 0;
     }
 
     memset(&f, 0, sizeof(f));

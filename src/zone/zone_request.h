@@ -2,9 +2,10 @@
  * The payload of a job record: one HTTP request as it was accepted.  nginx
  * writes it into the SQ, offloadd stores it as it is and reads it back for
  * each attempt.  The strings follow the fixed part without gaps, in the order
- * of the lengths, the webhooks behind the headers, the body last; none is NUL-terminated except that each
- * header line ends with a NUL ("Name: value\0Name: value\0").  With the flag
- * KEYED a struct zone_request_key stands between the fixed part and them.
+ * of the lengths, the webhooks behind the headers, the body last; none is NUL-
+ * terminated except that each header line ends with a NUL ("Name: value\0Name:
+ * value\0").  With the flag KEYED a struct zone_request_key stands between the
+ * fixed part and them.
  *
  * Method, uri, headers and context are sent by offloadd without looking into
  * them, so zone_request_parse() refuses whatever could break out of its line.
