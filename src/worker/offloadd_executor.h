@@ -188,6 +188,7 @@ struct exec_run {
     uint8_t              told;                  /* SIGTERM was sent */
     uint8_t              timed_out;
     uint8_t              body;                  /* its header is over */
+    uint8_t              telling;               /* progress is on its way */
     uint64_t             at;                    /* mono ms: timeout, SIGKILL */
     uint64_t             progress_at;           /* mono ms: not before */
     int                  progress;              /* as stored; -1: none */

@@ -465,7 +465,7 @@ replay_before(void *ctx, char *remote, char *local, int rport, int lport)
 
     len = sizeof(peer);
 
-    if (a->replay.fd != -1
+    if (a->replay.fd != -1 && a->replay.pass == NULL
         && getpeername(a->replay.fd, (struct sockaddr *) &peer, &len) == -1)
     {
         a->replay.connect_errno = EAGAIN;
