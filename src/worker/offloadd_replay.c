@@ -334,6 +334,7 @@ replay_open(struct offloadd *d, struct attempt *a)
     }
 
     result_limit(&a->result, &r->view);
+    trace_child(&r->view, a->op.row.id, a->op.row.attempts);
 
     if ((r->view.fixed.flags & ZONE_REQUEST_BODY_FILE)
         && replay_body_file(d, a) != 0)
