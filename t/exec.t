@@ -344,6 +344,20 @@ is failed($doc), 'failed exec_failed', 'memory that is not there';
 like $doc->{error}{message}, qr/Out of memory/i, 'as it says itself';
 
 
+# ---- a reload: what runs goes on as it was, what comes is new
+
+$job = $n->submit(POST => '/?do=wait&gate=reloaded&mark=reload');
+ok mark('reload.ready'), 'one that runs';
+$n->write_conf(http => $n->{http} =~ s/one "two three"/another/r);
+ok $n->reload, 'a reload with other arguments';
+kill 'HUP', $daemon;
+ok wait_until(30, sub {
+    ($n->through(POST => '/?do=look'))[0]{body} =~ /"another"/ }),
+    'a new job has them';
+write_file("$marks/reloaded", '');
+is $n->settled($job)->{status}, 'completed', 'and the old one ends as it would';
+
+
 # ---- the worker goes: in order, and not; to memory, and to disk
 
 $job = $n->submit(POST => '/?do=wait&mark=term');

@@ -59,7 +59,7 @@ void
 trace_child(const struct zone_request_view *v, const uint8_t *id,
     uint32_t attempt)
 {
-    char     *p, *end, *value;
+    char     *p, *end, *value, text[17];
     size_t    i;
     uint8_t   span[ZONE_ID_SIZE + 4];
     uint64_t  hash;
@@ -74,7 +74,9 @@ trace_child(const struct zone_request_view *v, const uint8_t *id,
                 return;
             }
 
-            value = p + 12 + strspn(p + 12, " \t");
+            for (value = p + 12; *value == ' ' || *value == '\t'; value++) {
+                /* void */
+            }
         }
     }
 
@@ -90,8 +92,6 @@ trace_child(const struct zone_request_view *v, const uint8_t *id,
 
     hash = zone_key_hash(span, sizeof(span));   /* never 0 */
 
-    for (i = 0; i < 16; i++) {
-        value[TRACE_PARENT + i] = "0123456789abcdef"[hash >> (60 - 4 * i)
-                                                     & 0xf];
-    }
+    (void) snprintf(text, sizeof(text), "%016llx", (unsigned long long) hash);
+    memcpy(value + TRACE_PARENT, text, 16);
 }
