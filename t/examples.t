@@ -30,7 +30,8 @@ sub example {
         [ qr{/var/log/nginx/}, "$n->{prefix}/" ],
         [ qr{/run/nginx\.pid}, "$n->{prefix}/nginx.pid" ],
         [ qr{listen\s+127\.0\.0\.1:8080}, 'listen 127.0.0.1:' . $n->port ],
-        [ qr{127\.0\.0\.1:9000}, $b->{http} ],
+        ($text =~ /127\.0\.0\.1:9000/
+            ? [ qr{127\.0\.0\.1:9000}, $b->{http} ] : ()),
         [ qr{(offload_zone\s+\w+ 64m)}, "\$1 path=$zone" ],
         [ qr{^http \{}m, "http { offload_worker $worker; $temp" ],
         map { [ qr/\Q$_\E/, $replace{$_} =~ s/%%PREFIX%%/$n->{prefix}/r ] }
@@ -175,12 +176,25 @@ sub example {
 }
 
 
+# exec
+
+{
+    my $n = example('exec.conf')->start;
+    my $text = ".TL\nA title\n.PP\n" . 'Some text. ' x 100 . "\n";
+    my ($r, $doc) = $n->through(POST => '/pdf/', body => $text,
+                                headers => [ 'Content-Type' => 'text/troff' ]);
+
+    is $doc->{status}, 'completed', 'exec: a document is typeset';
+    like $r->{body}, qr/^%PDF-/, 'exec: to a PDF';
+}
+
+
 # no file is without a test
 
 my @files = map { m{([^/]+)$} } glob "$Offload::ROOT/examples/*.conf";
 
-is_deeply [ sort @files ], [ qw(auth-limits.conf minimal.conf queues.conf
-                               upload.conf) ],
+is_deeply [ sort @files ], [ qw(auth-limits.conf exec.conf minimal.conf
+                                queues.conf upload.conf) ],
     'these are all examples there are';
 
 Offload::finish_all();

@@ -88,7 +88,11 @@ if ($do eq 'flood') {
 
 if ($do eq 'wait') {
     $SIG{TERM} = 'IGNORE' if $q{deaf};
-    if ($q{fork} && !(fork // die)) { mark('child'); sleep 1 while 1 }
+    if ($q{fork} && !(fork // die)) {
+        $SIG{TERM} = 'DEFAULT';
+        mark('child');
+        sleep 1 while 1;
+    }
     mark('ready');
     if ($q{gate}) { gate($q{gate}); print "waited $ENV{OFFLOAD_ATTEMPT}" }
     else { sleep 1 while 1 }
@@ -159,8 +163,8 @@ my $daemon = $n->by_hand(undef, $clock->env);
 
 $n->offloadd;
 
-sub mark { my ($m) = @_; my $v;
-           wait_until(30, sub { -e "$marks/$m" and $v = read_file("$marks/$m") });
+sub mark { my $m = "$marks/$_[0]"; my $v;
+           wait_until(30, sub { -e $m and $v = read_file($m) });
            return $v }
 sub gone { my ($pid) = @_; $pid && wait_until(20, sub { !alive($pid) }) }
 sub failed { my ($doc) = @_; join ' ', $doc->{status} // '',
@@ -172,7 +176,9 @@ sub failed { my ($doc) = @_; join ' ', $doc->{status} // '',
 my $body = 'b' x 3_000_000;
 my @headers = ('Content-Type' => 'a/b', 'X-One' => '1', 'X-One' => '2',
     'X_Under' => 'smuggled', Proxy => 'evil:1', Authorization => 'Basic eDp5',
-    'OFFLOAD-JOB-ID' => 'mine', 'LD-PRELOAD' => '/tmp/x.so', Cookie => 'a=1');
+    'OFFLOAD-JOB-ID' => 'mine', 'LD-PRELOAD' => '/tmp/x.so', Cookie => 'a=1',
+    Tracestate => 'a=b', Traceparent =>
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01');
 
 for my $size (0, 5, 40_000, length $body) {
     my ($r, $doc, $job) = $n->through(POST => "/a%20b/c?do=look",
@@ -204,6 +210,9 @@ for my $size (0, 5, 40_000, length $body) {
     ok !(grep { /UNDER|PROXY|AUTHORIZATION|^LD_|TOKEN|TEST_CLOCK/ }
          keys %$env), 'and nothing that it is not to have'
         or diag join ' ', sort keys %$env;
+    ok $env->{TRACEPARENT} =~ /^00-0af7\w{28}-(\w{16})-01$/
+       && $1 ne 'b7ad6b7169203331' && $env->{TRACESTATE} eq 'a=b',
+        'its span in the trace' or diag $env->{TRACEPARENT};
     is_deeply [ sort keys %{ $seen->{fds} } ], [ 0, 1, 2 ],
         'no descriptor of the worker';
     ok $seen->{own}, 'a group and a session of its own';
@@ -294,13 +303,12 @@ is $n->status($job)->{status}, 'canceled', 'and its job is';
 $job = $n->submit(POST => '/brief/?do=wait&deaf=1&fork=1&mark=deaf');
 @pids = map { mark("deaf.$_") } qw(run ready child);
 $clock->ahead(61);
-wait_until(10, sub {
-    read_file("/proc/$pids[0]/status") =~ /^ShdPnd:\s*0*4000|^SigIgn:.*4...$/m });
+ok gone($pids[2]), 'one without time left gets SIGTERM with its children';
 ok alive($pids[0]), 'SIGTERM alone does not end one that ignores it';
 is $n->status($job)->{status}, 'running', 'whose job is not over';
 $clock->ahead(6);
 is failed($n->settled($job)), 'failed timeout', 'SIGKILL does';
-ok gone($pids[0]) && gone($pids[2]), 'with its children';
+ok gone($pids[0]), 'and it is gone';
 
 
 # ---- progress
@@ -334,6 +342,20 @@ like $n->settled($n->submit(POST => '/limited/?do=burn'))->{error}{message},
 $doc = $n->settled($n->submit(POST => '/limited/?do=eat&n=1000000000'));
 is failed($doc), 'failed exec_failed', 'memory that is not there';
 like $doc->{error}{message}, qr/Out of memory/i, 'as it says itself';
+
+
+# ---- a reload: what runs goes on as it was, what comes is new
+
+$job = $n->submit(POST => '/?do=wait&gate=reloaded&mark=reload');
+ok mark('reload.ready'), 'one that runs';
+$n->write_conf(http => $n->{http} =~ s/one "two three"/another/r);
+ok $n->reload, 'a reload with other arguments';
+kill 'HUP', $daemon;
+ok wait_until(30, sub {
+    ($n->through(POST => '/?do=look'))[0]{body} =~ /"another"/ }),
+    'a new job has them';
+write_file("$marks/reloaded", '');
+is $n->settled($job)->{status}, 'completed', 'and the old one ends as it would';
 
 
 # ---- the worker goes: in order, and not; to memory, and to disk

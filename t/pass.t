@@ -8,6 +8,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use Digest::SHA qw(sha256_hex);
 use Offload;
 use Ports;
 use Test::More;
@@ -82,8 +83,8 @@ ok !(grep { /token/ } keys %{ $seen->{h} }), 'without a token';
 for my $size (0, 100_000, 3_000_000) {
     my ($s) = $n->echoed(POST => '/', body => 'x' x $size);
 
-    is $s->{body_size} // $s->{length} // length($s->{body} // ''), $size,
-        "a body of $size bytes" or diag join ' ', %$s;
+    is "$s->{length} $s->{sha}", "$size " . sha256_hex('x' x $size),
+        "a body of $size bytes";
 }
 
 ($r, $doc) = $n->through(GET => '/?size=200000');
@@ -123,5 +124,24 @@ for my $wrong (qw(unknown misnamed)) {
 
 ($seen) = $n->echoed(POST => '/replay/x', body => 'hello');
 is $seen->{uri}, '/replay/x', 'replays go on beside them';
+
+
+# ---- a trace goes on
+
+my $trace = '0af7651916cd43dd8448eb211c80319c';
+my %span;
+
+for my $way ('/', '/replay/') {
+    ($seen) = $n->echoed(POST => $way, headers => [
+        traceparent => "00-$trace-b7ad6b7169203331-01",
+        tracestate => 'a=b,c=d' ]);
+    like $seen->{h}{traceparent}, qr/^00-$trace-[0-9a-f]{16}-01$/,
+        "$way: in the same trace";
+    is $seen->{h}{tracestate}, 'a=b,c=d', "$way: with its state";
+    $span{ $seen->{h}{traceparent} }++;
+}
+
+is keys %span, 2, 'each attempt is a span';
+ok !(grep { /b7ad6b7169203331/ } keys %span), 'below the client\'s';
 
 Offload::finish_all();

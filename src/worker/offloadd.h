@@ -59,8 +59,10 @@
  *      offloadd_hook*.c     webhooks: see offloadd_hook.h
  *      offloadd_replay.c    one request by libcurl: its course
  *      offloadd_request.c   one request by libcurl: what is sent
+ *      offloadd_trace.c     an attempt's place in a trace
  *      offloadd_exec.c      one command: its course
  *      offloadd_exec_spawn.c  one command: how it is started
+ *      offloadd_exec_output.c  one command: what it prints
  *      offloadd_exec_line.c  one command: its standard error, its progress
  *      offloadd_cgi.c       one command: what it is told, the header it prints
  *      offloadd_result.c    one answer, kept in memory or in a blob

@@ -448,6 +448,22 @@ cgi_fixed(struct cgi_env *env, const struct cgi_request *rq)
 }
 
 
+/* As programs know them that take part in a trace. */
+
+static int
+cgi_trace(struct cgi_env *env, const struct zone_request_view *v)
+{
+    const char  *parent, *state;
+
+    parent = cgi_header_value(v, "traceparent", 11);
+    state = cgi_header_value(v, "tracestate", 10);
+
+    return (parent == NULL || cgi_set(env, "TRACEPARENT", parent) == 0)
+           && (state == NULL || cgi_set(env, "TRACESTATE", state) == 0)
+           ? 0 : -1;
+}
+
+
 static int
 cgi_job(struct cgi_env *env, const struct cgi_request *rq)
 {
@@ -474,7 +490,8 @@ cgi_environment(struct cgi_env *env, const struct cgi_request *rq)
     memset(env, 0, sizeof(*env));
 
     if (cgi_extra(env, rq->extra) != 0 || cgi_job(env, rq) != 0
-        || cgi_fixed(env, rq) != 0 || cgi_target(env, rq->view) != 0
+        || cgi_fixed(env, rq) != 0 || cgi_trace(env, rq->view) != 0
+        || cgi_target(env, rq->view) != 0
         || cgi_server(env, rq->view) != 0
         || cgi_http(env, rq->view) != 0)
     {

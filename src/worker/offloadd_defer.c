@@ -200,17 +200,27 @@ report_progress(struct offloadd *d, const struct store_event *ev)
 }
 
 
+/* What a command said; it may say more. */
+
 void
 report_progressed(struct offloadd *d, struct store_op *op)
 {
-    uint32_t  i;
+    uint32_t     i;
+    struct job  *job;
 
-    i = op->result == STORE_OP_DONE ? job_find(&d->sched.table, op->seq)
-                                    : JOB_NONE;
+    i = job_find(&d->sched.table, op->seq);
 
     if (i != JOB_NONE) {
-        sched_free_slot(d, i);
-        watch_changed(d, op->seq, 0);
+        job = job_at(&d->sched.table, i);
+
+        if (job->place == JOB_ATTEMPT && job->attempt->exec) {
+            job->attempt->exec->telling = 0;
+        }
+
+        if (op->result == STORE_OP_DONE) {
+            sched_free_slot(d, i);
+            watch_changed(d, op->seq, 0);
+        }
     }
 
     free(op);

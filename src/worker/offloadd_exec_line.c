@@ -127,7 +127,7 @@ line_log(struct offloadd *d, const struct exec_run *r, const char *text)
 }
 
 
-/* At most one a second, and only what is new. */
+/* At most one a second, one at a time, and only what is new. */
 
 static void
 line_progress(struct offloadd *d, struct exec_run *r)
@@ -136,7 +136,7 @@ line_progress(struct offloadd *d, struct exec_run *r)
     struct store_op  *op;
 
     if (r->attempt == NULL || r->lines.progress == r->progress
-        || now < r->progress_at)
+        || now < r->progress_at || r->telling)
     {
         return;
     }
@@ -147,10 +147,12 @@ line_progress(struct offloadd *d, struct exec_run *r)
     }
 
     op->type = STORE_OP_PROGRESS;
+    op->seq = r->attempt->op.seq;
     memcpy(op->row.id, r->id, sizeof(op->row.id));
     memcpy(op->row.token, r->token, sizeof(op->row.token));
     op->row.progress = (uint8_t) (r->lines.progress + 1);
 
+    r->telling = 1;
     r->progress = r->lines.progress;
     r->progress_at = now + EXEC_PROGRESS_MS;
 

@@ -129,6 +129,12 @@ long cgi_header(const char *p, size_t n, int whole, uint32_t *status);
 size_t cgi_line(const char **p, const char *end, const char **line);
 
 
+/* offloadd_trace.c: the request's traceparent becomes that of an attempt */
+
+void trace_child(const struct zone_request_view *v, const uint8_t *id,
+    uint32_t attempt);
+
+
 /* offloadd_exec_spawn.c */
 
 struct exec_spawn {
@@ -165,7 +171,7 @@ void exec_lines(struct offloadd *d, struct exec_run *r, const char *p,
 void exec_lines_end(struct offloadd *d, struct exec_run *r);
 
 
-/* offloadd_exec.c */
+/* a command under way */
 
 #define EXEC_KILL_MS          5000              /* from SIGTERM to SIGKILL */
 #define EXEC_PROGRESS_MS      1000              /* at most so often */
@@ -188,6 +194,7 @@ struct exec_run {
     uint8_t              told;                  /* SIGTERM was sent */
     uint8_t              timed_out;
     uint8_t              body;                  /* its header is over */
+    uint8_t              telling;               /* progress is on its way */
     uint64_t             at;                    /* mono ms: timeout, SIGKILL */
     uint64_t             progress_at;           /* mono ms: not before */
     int                  progress;              /* as stored; -1: none */
@@ -204,6 +211,20 @@ struct execs {
     uint64_t          log_dropped;
 };
 
+/* offloadd_exec_output.c */
+
+/* Output as it comes, and with `whole` its end: -1: enough, or too much. */
+int exec_take(struct exec_run *r, const char *p, size_t n, int whole);
+/* What is there of a pipe: 1: more may come. */
+int exec_read(struct offloadd *d, struct exec_run *r, int fd);
+/* All that is left in it, and no more than a pipe can have. */
+void exec_rest(struct offloadd *d, struct exec_run *r, int *fd);
+
+
+/* offloadd_exec.c */
+
+void exec_close(struct offloadd *d, int *fd);
+void exec_tell(struct exec_run *r);             /* that it has to end */
 int exec_init(struct offloadd *d);
 int exec_ready(struct offloadd *d, int fd);     /* 1: it is a command's */
 void exec_tick(struct offloadd *d);             /* timers */

@@ -450,8 +450,6 @@ policy_reload(struct offloadd *d, int forced)
     old = d->policy;                            /* queues look into it */
     d->policy.queues = p.queues;
     d->policy.nqueues = p.nqueues;
-
-    hook_policy_free(&d->policy.hooks);
     d->policy.hooks = p.hooks;
 
     if (sched_configure(d) != 0) {

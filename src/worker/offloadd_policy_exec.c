@@ -103,7 +103,7 @@ exec_words(const json_t *list, const char *what, size_t min, const char *name,
 
 
 static int
-exec_read(struct exec_policy *p, const json_t *object, const char *name,
+exec_policy_read(struct exec_policy *p, const json_t *object, const char *name,
     struct policy_error *e)
 {
     char     wrong[128];
@@ -174,7 +174,7 @@ policy_exec(const json_t *object, const char *name, struct policy_error *e)
 
     p->refs = 1;
 
-    if (exec_read(p, object, name, e) != 0) {
+    if (exec_policy_read(p, object, name, e) != 0) {
         exec_policy_release(p);
         return NULL;
     }

@@ -334,6 +334,7 @@ replay_open(struct offloadd *d, struct attempt *a)
     }
 
     result_limit(&a->result, &r->view);
+    trace_child(&r->view, a->op.row.id, a->op.row.attempts);
 
     if ((r->view.fixed.flags & ZONE_REQUEST_BODY_FILE)
         && replay_body_file(d, a) != 0)
@@ -465,7 +466,7 @@ replay_before(void *ctx, char *remote, char *local, int rport, int lport)
 
     len = sizeof(peer);
 
-    if (a->replay.fd != -1
+    if (a->replay.fd != -1 && a->replay.pass == NULL
         && getpeername(a->replay.fd, (struct sockaddr *) &peer, &len) == -1)
     {
         a->replay.connect_errno = EAGAIN;

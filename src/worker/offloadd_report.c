@@ -84,6 +84,7 @@ int
 report_apply(struct store *s, struct store_op *op, struct engine_error *e)
 {
     int                        rc;
+    uint64_t                   seq;
     struct store_job           row;
     struct zone_progress_view  view;
 
@@ -91,13 +92,12 @@ report_apply(struct store *s, struct store_op *op, struct engine_error *e)
     view.fixed.flags = ZONE_PROGRESS_PERCENT;
     view.fixed.percent = (uint8_t) (op->row.progress - 1);
 
-    rc = s->engine->holder(s->self, op->row.id, op->row.token, &op->seq, &row,
-                           e);
+    rc = s->engine->holder(s->self, op->row.id, op->row.token, &seq, &row, e);
     if (rc != 0) {
         return rc == -1 ? -1 : ENGINE_STALE;
     }
 
-    rc = s->engine->progress(s->self, op->seq, &row, &view, e);
+    rc = s->engine->progress(s->self, seq, &row, &view, e);
 
     return rc == ENGINE_SAME ? 0 : rc;
 }

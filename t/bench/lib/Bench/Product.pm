@@ -15,7 +15,8 @@ use Bench::Nginx ();
 my %running;
 
 # zone: offload_zone's size and parameters; worker: run offloadd; to: where
-# /work is passed.  cpu, cpus, connections, workers: as Bench::Nginx has them.
+# /work is passed; exec: a queue's directives, for /command.  cpu, cpus,
+# connections, workers: as Bench::Nginx has them.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -32,6 +33,13 @@ sub start {
     offload_zone    bench $opt{zone} path=$dir;
     offload_worker  $worker;
 EOF
+
+    my $command = '';
+
+    if ($opt{exec}) {
+        $http .= "    offload_queue command zone=bench { $opt{exec} }\n";
+        $command = 'location /command { offload command; }';
+    }
 
     $http .= backend($opt{to}) . <<EOF;
 
@@ -56,6 +64,8 @@ EOF
             offload_status    bench;
             offload_wait_max  1h;
         }
+
+        $command
 
         location = /empty {
             return 202;
