@@ -160,7 +160,9 @@ ngx_http_offload_record_write(ngx_http_request_t *r,
         *p++ = '\0';
     }
 
-    p = ngx_cpymem(p, record->hooks.data, record->hooks.len);
+    if (record->hooks.len) {
+        p = ngx_cpymem(p, record->hooks.data, record->hooks.len);
+    }
 
     if (r->request_body == NULL || r->request_body->temp_file) {
         return;
