@@ -21,7 +21,7 @@ sub kill_all {
     my ($n) = @_;
     my $master = $n->master;
 
-    kill 'STOP', $master;
+    Offload::freeze($master);     # it shall not start another
     kill 'KILL', $n->children('.', $master);
     kill 'KILL', $master;
 
