@@ -17,10 +17,17 @@ my $WORST = 'claim.commit.before';
 Crash::run('withdrawn', 'disk', sub {
     my ($row) = @_;
     my $recovers = $row->{place} !~ /^claim\.remove/;
-    my $pid = $recovers ? $n->by_hand($WORST)
-              : $n->by_hand("$WORST:1s,$row->{place}");
-    my @jobs = map { Crash::send_job($n, $_, at => '/soon') }
+    my $before = $n->figures->{accepted};
+
+    Crash::present($n);
+
+    my @jobs = map { Crash::send_job($n, $_, at => '/while') }
                $row->{probe}, 'spool';
+
+    # both are there when it comes: it takes them together
+    Offload::wait_until(20, sub { $n->figures->{accepted} == $before + 2 });
+
+    my $pid = $n->by_hand($recovers ? $WORST : "$WORST:1s,$row->{place}");
 
     Crash::died($pid, $WORST) if $recovers;
     Crash::answer($_) for @jobs;

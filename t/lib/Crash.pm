@@ -213,6 +213,7 @@ sub nginx {
 sub server {
     my ($mode) = @_;
     my $soon = $mode eq 'disk' ? 'offload_accept_timeout 300ms;' : '';
+    my $while = $mode eq 'disk' ? 'offload_accept_timeout 800ms;' : '';
     my $patient = $mode eq 'disk' ? 'offload_accept_timeout 30s;' : '';
 
     return <<"EOT";
@@ -222,6 +223,7 @@ server {
     $patient
     location / { offload jobs; proxy_pass http://%%BACKEND%%; }
     location /soon/ { offload jobs; proxy_pass http://%%BACKEND%%; $soon }
+    location /while/ { offload jobs; proxy_pass http://%%BACKEND%%; $while }
     location /once/ {
         offload jobs; proxy_pass http://%%BACKEND%%;
         offload_delivery at-most-once;
