@@ -494,7 +494,6 @@ void attempt_unlink(struct offloadd *d, struct attempt *a);
 void attempt_settle(struct offloadd *d, struct attempt *a, int error);
 void attempt_requeue(struct offloadd *d, struct attempt *a,
     const char *reason, uint64_t delay_ms);
-int attempt_lost(struct offloadd *d, struct attempt *a, const char *reason);
 
 
 /* offloadd_defer.c (loop thread) */

@@ -29,6 +29,8 @@
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
+static int attempt_lost(struct offloadd *d, struct attempt *a,
+    const char *reason);
 static void attempt_answered(struct offloadd *d, struct attempt *a);
 
 
@@ -279,7 +281,7 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
 
 /* 1: what was begun without an answer is not to be repeated. */
 
-int
+static int
 attempt_lost(struct offloadd *d, struct attempt *a, const char *reason)
 {
     if (!(a->op.row.flags & STORE_AT_MOST_ONCE) || !a->replay.begun

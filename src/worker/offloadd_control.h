@@ -187,21 +187,16 @@ const char *control_state(uint32_t hold);
 
 /* offloadd_control_queue.c */
 
-struct queue;
-
 void control_queues(struct control_request *r);
 void control_queue(struct control_request *r);
 void control_queue_pause(struct control_request *r);
 void control_queue_resume(struct control_request *r);
 void control_queue_drain(struct control_request *r);
-struct queue *control_queue_find(struct offloadd *d, const char *name);
-void control_queue_unknown(struct control_request *r);
 
 /* offloadd_control_job.c */
 
 void control_job(struct control_request *r);
 void control_job_cancel(struct control_request *r);
-void control_job_unknown(struct control_request *r);
 json_t *control_job_document(struct offloadd *d, const struct store_job *row,
     const char *type, const char *message);
 json_t *control_text(const char *text, size_t n);

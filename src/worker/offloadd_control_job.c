@@ -140,7 +140,7 @@ control_job_document(struct offloadd *d, const struct store_job *row,
 }
 
 
-void
+static void
 control_job_unknown(struct control_request *r)
 {
     control_problem(r, 404, "job-not-found", "No such job",

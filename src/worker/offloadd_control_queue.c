@@ -175,7 +175,7 @@ control_queues(struct control_request *r)
 
 /* Not the default queue in place of one that is not there. */
 
-struct queue *
+static struct queue *
 control_queue_find(struct offloadd *d, const char *name)
 {
     uint32_t       hash;
@@ -188,7 +188,7 @@ control_queue_find(struct offloadd *d, const char *name)
 }
 
 
-void
+static void
 control_queue_unknown(struct control_request *r)
 {
     control_problem(r, 404, "queue-not-found", "No such queue",

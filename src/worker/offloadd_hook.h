@@ -86,7 +86,6 @@ void hook_id(char id[HOOK_ID_MAX], const struct store_hook *row);
 #define HOOK_SIGNATURE_MAX    64
 int hook_sign(char text[HOOK_SIGNATURE_MAX], const struct hook_file *secret,
     const char *id, uint64_t timestamp, const struct buf *body);
-char *hook_base64(const uint8_t *p, size_t n);  /* malloc()ed */
 const char *hook_status(uint32_t status);
 
 

@@ -46,7 +46,7 @@ hook_id(char id[HOOK_ID_MAX], const struct store_hook *row)
 }
 
 
-char *
+static char *
 hook_base64(const uint8_t *p, size_t n)
 {
     char  *text;

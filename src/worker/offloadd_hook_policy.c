@@ -345,7 +345,7 @@ hook_in(const uint8_t *addr, const uint8_t *net, uint32_t bits)
  * that do.
  */
 
-int
+static int
 hook_is_private(int family, const uint8_t *addr)
 {
     size_t  i;

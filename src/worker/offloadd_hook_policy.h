@@ -51,6 +51,5 @@ const struct hook_file *hook_ca(const struct hook_policy *p, uint64_t hash);
 int hook_permits(const struct hook_policy *p, uint32_t queue,
     uint32_t flags, const struct zone_str *host, int family,
     const uint8_t *addr);
-int hook_is_private(int family, const uint8_t *addr);
 
 #endif /* OFFLOADD_HOOK_POLICY_H */

@@ -29,15 +29,14 @@ enum multi_fd {
     MULTI_FD_IN = 1,
     MULTI_FD_OUT = 2,
     MULTI_FD_WANTED = 4,
-    MULTI_FD_OURS = 8                           /* opened and closed by us;
-                                                   else a resolver's */
+    MULTI_FD_OURS = 8                           /* in epoll until it is closed;
+                                                   else a resolver's, or a
+                                                   webhook's */
 };
 
 
 static int multi_on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx,
     void *sp);
-static int multi_on_hook_socket(CURL *easy, curl_socket_t fd, int what,
-    void *ctx, void *sp);
 static int multi_on_timer(CURLM *curl, long ms, void *ctx);
 
 
@@ -65,8 +64,7 @@ multi_init(struct offloadd *d, uint32_t nfds)
             || curl_multi_setopt(m->curl, CURLMOPT_PIPELINING,
                                  CURLPIPE_NOTHING)
             || curl_multi_setopt(m->curl, CURLMOPT_SOCKETFUNCTION,
-                                 i == LOOP_HOOKS ? multi_on_hook_socket
-                                                 : multi_on_socket)
+                                 multi_on_socket)
             || curl_multi_setopt(m->curl, CURLMOPT_SOCKETDATA, m)
             || curl_multi_setopt(m->curl, CURLMOPT_TIMERFUNCTION,
                                  multi_on_timer)
@@ -94,46 +92,6 @@ multi_free(struct offloadd *d)
 
     free(d->loop.fds);
     d->loop.fds = NULL;
-}
-
-
-static int
-multi_on_hook_socket(CURL *easy, curl_socket_t fd, int what, void *ctx,
-    void *sp)
-{
-    struct multi        *m = ctx;
-    struct loop         *l = &m->daemon->loop;
-    struct epoll_event   ev;
-
-    (void) easy;
-    (void) sp;
-
-    if ((uint32_t) fd >= l->nfds) {
-        return -1;
-    }
-
-    if (what == CURL_POLL_REMOVE) {
-        (void) epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
-        l->fds[fd].state = 0;
-        return 0;
-    }
-
-    l->fds[fd].multi = LOOP_HOOKS;
-    l->fds[fd].state = MULTI_FD_WANTED;
-
-    memset(&ev, 0, sizeof(ev));
-    ev.data.fd = fd;
-    ev.events = (what & CURL_POLL_IN ? EPOLLIN : 0)
-                | (what & CURL_POLL_OUT ? EPOLLOUT : 0);
-
-    if (epoll_ctl(l->epoll, EPOLL_CTL_MOD, fd, &ev) == -1
-        && epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &ev) == -1)
-    {
-        log_text(LOG_ERROR, "epoll_ctl: %s", strerror(errno));
-        return -1;
-    }
-
-    return 0;
 }
 
 
