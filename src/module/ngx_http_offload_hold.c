@@ -37,15 +37,6 @@ static const ngx_http_offload_problem_t  ngx_http_offload_job_failed = {
 };
 
 
-static void
-ngx_http_offload_preflight(void *data, u_char *p, u_char *last)
-{
-    ngx_uint_t  *preflight = data;
-
-    *preflight = 1;
-}
-
-
 /* NGX_DECLINED: the request is served as if the module were absent. */
 
 ngx_int_t
@@ -53,7 +44,6 @@ ngx_http_offload_wanted(ngx_http_request_t *r,
     ngx_http_offload_loc_conf_t *olcf)
 {
     ngx_str_t                  value;
-    ngx_uint_t                 preflight;
     ngx_http_offload_prefer_t  prefer;
 
     /*
@@ -61,14 +51,10 @@ ngx_http_offload_wanted(ngx_http_request_t *r,
      * yes to it, so that a job would be made, and no one would know of it.
      */
 
-    if (r->method == NGX_HTTP_OPTIONS) {
-        preflight = 0;
-
-        ngx_http_offload_header_list(r, "access-control-request-method",
-                                     ngx_http_offload_preflight, &preflight);
-        if (preflight) {
-            return NGX_DECLINED;
-        }
+    if (r->method == NGX_HTTP_OPTIONS
+        && ngx_http_offload_request_header(r, "access-control-request-method"))
+    {
+        return NGX_DECLINED;
     }
 
     if (olcf->when == NULL) {

@@ -196,25 +196,11 @@ static char *
 ngx_http_offload_idempotency_scope(ngx_conf_t *cf,
     ngx_http_offload_idempotency_t *conf, ngx_str_t *value)
 {
-    ngx_http_compile_complex_value_t   ccv;
-
     if (ngx_http_script_variables_count(value) == 0) {
         return "it must have a variable in it, like \"scope=$remote_user\"";
     }
 
-    conf->scope = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
-    if (conf->scope == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
-
-    ccv.cf = cf;
-    ccv.value = value;
-    ccv.complex_value = conf->scope;
-
-    return ngx_http_compile_complex_value(&ccv) == NGX_OK ? NGX_CONF_OK
-                                                          : NGX_CONF_ERROR;
+    return ngx_http_offload_complex_value(cf, value, &conf->scope);
 }
 
 

@@ -67,8 +67,7 @@ ngx_http_offload_cache_control(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_offload_loc_conf_t  *olcf = conf;
 
-    ngx_str_t                         *value;
-    ngx_http_compile_complex_value_t   ccv;
+    ngx_str_t  *value;
 
     if (olcf->cache_control != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
@@ -81,20 +80,8 @@ ngx_http_offload_cache_control(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_OK;
     }
 
-    olcf->cache_control = ngx_palloc(cf->pool,
-                                     sizeof(ngx_http_complex_value_t));
-    if (olcf->cache_control == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
-
-    ccv.cf = cf;
-    ccv.value = &value[1];
-    ccv.complex_value = olcf->cache_control;
-
-    return ngx_http_compile_complex_value(&ccv) == NGX_OK ? NGX_CONF_OK
-                                                          : NGX_CONF_ERROR;
+    return ngx_http_offload_complex_value(cf, &value[1],
+                                          &olcf->cache_control);
 }
 
 

@@ -446,6 +446,8 @@ extern ngx_module_t  ngx_http_offload_module;
 
 
 /* _directives.c */
+char *ngx_http_offload_complex_value(ngx_conf_t *cf, ngx_str_t *text,
+    ngx_http_complex_value_t **value);
 char *ngx_http_offload(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_offload_status(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);

@@ -174,8 +174,6 @@ struct json_t *ngx_http_offload_queues_json(
     ngx_http_offload_main_conf_t *omcf, ngx_http_offload_zone_t *zone);
 char *ngx_http_offload_depth_check(ngx_conf_t *cf, void *post, void *data);
 
-char *ngx_http_offload_queue_value(ngx_conf_t *cf, ngx_str_t *text,
-    ngx_http_complex_value_t **value);
 
 /* _webhook_conf.c, _webhook.c */
 char *ngx_http_offload_queue_webhook(ngx_conf_t *cf,

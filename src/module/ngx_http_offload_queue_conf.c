@@ -179,28 +179,6 @@ ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i)
 }
 
 
-char *
-ngx_http_offload_queue_value(ngx_conf_t *cf, ngx_str_t *text,
-    ngx_http_complex_value_t **value)
-{
-    ngx_http_compile_complex_value_t   ccv;
-
-    *value = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
-    if (*value == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
-
-    ccv.cf = cf;
-    ccv.value = text;
-    ccv.complex_value = *value;
-
-    return ngx_http_compile_complex_value(&ccv) == NGX_OK ? NGX_CONF_OK
-                                                          : NGX_CONF_ERROR;
-}
-
-
 static char *
 ngx_http_offload_queue_concurrency(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
@@ -352,7 +330,7 @@ ngx_http_offload_queue_delay(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
         }
     }
 
-    return ngx_http_offload_queue_value(cf, &value[1], &queue->delay);
+    return ngx_http_offload_complex_value(cf, &value[1], &queue->delay);
 }
 
 
@@ -368,7 +346,7 @@ ngx_http_offload_queue_priority(ngx_conf_t *cf,
         return "it must be a digit, 9 first, or have a variable in it";
     }
 
-    return ngx_http_offload_queue_value(cf, &value[1], &queue->priority);
+    return ngx_http_offload_complex_value(cf, &value[1], &queue->priority);
 }
 
 
@@ -380,7 +358,7 @@ ngx_http_offload_queue_fair(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
         return "it must have a variable in it, like \"$remote_user\"";
     }
 
-    return ngx_http_offload_queue_value(cf, &value[1], &queue->fair);
+    return ngx_http_offload_complex_value(cf, &value[1], &queue->fair);
 }
 
 
@@ -414,7 +392,7 @@ ngx_http_offload_queue_limit_param(ngx_conf_t *cf,
 
     if (ngx_http_offload_queue_param(value, "key=", &v)) {
         return ngx_http_script_variables_count(&v)
-               ? ngx_http_offload_queue_value(cf, &v, &queue->limit_key)
+               ? ngx_http_offload_complex_value(cf, &v, &queue->limit_key)
                : "it must have a variable in it, like \"key=$remote_user\"";
     }
 

@@ -155,41 +155,28 @@ static ngx_int_t
 ngx_http_offload_callback(ngx_http_request_t *r,
     ngx_http_offload_queue_t *queue, ngx_str_t *url)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
-    struct zone_str   host;
+    struct zone_str           host;
+    ngx_table_elt_t          *h;
+    ngx_http_offload_walk_t   walk;
 
     static ngx_str_t  name = ngx_string("offload-callback-url");
 
     ngx_str_null(url);
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_offload_walk_init(&walk, &r->headers_in.headers);
 
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len != name.len
-            || ngx_memcmp(h[i].lowcase_key, name.data, name.len) != 0)
+    while ((h = ngx_http_offload_walk_next(&walk)) != NULL) {
+        if (h->key.len != name.len
+            || ngx_memcmp(h->lowcase_key, name.data, name.len) != 0)
         {
             continue;
         }
 
-        if (url->len || h[i].value.len == 0) {
+        if (url->len || h->value.len == 0) {
             return NGX_ERROR;
         }
 
-        *url = h[i].value;
+        *url = h->value;
     }
 
     if (url->len == 0) {

@@ -254,7 +254,7 @@ ngx_http_offload_queue_webhook(ngx_conf_t *cf,
         hook->events = ZONE_HOOK_EVENTS;
     }
 
-    return ngx_http_offload_queue_value(cf, &value[1], &hook->url);
+    return ngx_http_offload_complex_value(cf, &value[1], &hook->url);
 }
 
 
