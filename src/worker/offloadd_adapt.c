@@ -103,6 +103,13 @@ adapt_answer(struct adapt *a, uint64_t now, uint64_t started,
 
     climbs = complaint ? 0 : adapt_latency(a, now, now - started);
 
+    /* alone since the last cut, and slow: so the backend is by nature now */
+
+    if (climbs && a->limit == 1 && started >= a->cut_at) {
+        a->floor_us = a->recent_us;
+        climbs = 0;
+    }
+
     if (complaint || climbs) {
         a->good = 0;
 

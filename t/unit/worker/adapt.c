@@ -23,6 +23,7 @@ static struct running  attempts[MOST];
 static uint32_t        nattempts;
 static uint64_t        now;
 static uint32_t        low, high;               /* limits seen */
+static uint64_t        latency = LATENCY;
 
 
 static void
@@ -59,7 +60,7 @@ run(uint64_t us, uint32_t bears, int refuses, uint32_t offered)
 
         while (nattempts < a.limit && nattempts < offered) {
             r = &attempts[nattempts];
-            took = LATENCY / 2 + (uint64_t) random() % LATENCY;
+            took = latency / 2 + (uint64_t) random() % latency;
             r->refused = refuses && nattempts >= bears;
             r->started = now;
             r->ends = now + (r->refused ? 2000
@@ -113,6 +114,24 @@ test_latency(void)
     tap_say("a backend that is slower above 12: %u to %u", low, high);
     ok(high < 60, "latency that climbs counts as a complaint");
     ok(low > 3, "but not too much");
+    nattempts = 0;
+}
+
+
+static void
+test_slower(void)
+{
+    adapt_init(&a, MOST);
+    nattempts = 0;
+    run(60000000, MOST, 0, MOST);
+    is(a.limit, MOST, "a backend that bears all");
+
+    latency = LATENCY * 10;
+    run(120000000, MOST, 0, MOST);
+    run(60000000, MOST, 0, MOST);
+    tap_say("ten times slower for good: %u to %u", low, high);
+    ok(low > MOST / 4, "becomes slower by nature, and gets as many again");
+    latency = LATENCY;
     nattempts = 0;
 }
 
@@ -215,6 +234,7 @@ main(void)
 
     test_refused();
     test_latency();
+    test_slower();
     test_once();
     test_circuit();
 
