@@ -574,6 +574,7 @@ struct loop {
 int loop_init(struct offloadd *d);
 int loop_run(struct offloadd *d);               /* the exit code */
 void loop_free(struct offloadd *d);
+int loop_epoll_add(struct loop *l, int fd);     /* to read; -1: errno */
 void loop_submit(struct offloadd *d, struct store_op *op);
 /* By way of the store thread: after what was submitted before. */
 void loop_answer(struct offloadd *d, uint32_t lane,

@@ -78,18 +78,7 @@ exec_close(struct offloadd *d, int *fd)
 static int
 exec_watch(struct offloadd *d, struct exec_run *r, int fd)
 {
-    struct epoll_event  ev;
-
-    if ((uint32_t) fd >= d->loop.nfds) {
-        errno = EMFILE;
-        return -1;
-    }
-
-    memset(&ev, 0, sizeof(ev));
-    ev.events = EPOLLIN;
-    ev.data.fd = fd;
-
-    if (epoll_ctl(d->loop.epoll, EPOLL_CTL_ADD, fd, &ev) == -1) {
+    if (loop_epoll_add(&d->loop, fd) == -1) {
         return -1;
     }
 

@@ -34,10 +34,17 @@ static void loop_check_zone(struct offloadd *d);
 static int loop_over(struct offloadd *d, int *code);
 
 
-static int
+/* To read from, until it is closed.  What is there before `fds` is low. */
+
+int
 loop_epoll_add(struct loop *l, int fd)
 {
     struct epoll_event  ev;
+
+    if (l->nfds && (uint32_t) fd >= l->nfds) {
+        errno = EMFILE;
+        return -1;
+    }
 
     memset(&ev, 0, sizeof(ev));
     ev.events = EPOLLIN;
