@@ -319,6 +319,15 @@ ngx_http_offload_exec_wrong(ngx_http_offload_queue_t *queue)
 }
 
 
+/* Does it tell how far it is? */
+
+ngx_uint_t
+ngx_http_offload_exec_reports(ngx_http_offload_exec_t *exec)
+{
+    return exec->pattern.len != 0;
+}
+
+
 static ngx_uint_t
 ngx_http_offload_exec_group(ngx_core_conf_t *ccf, gid_t gid, gid_t group)
 {

@@ -40,6 +40,9 @@ attempt_get(struct offloadd *d)
     a->next = NULL;
     a->prev = NULL;
     a->executor = &executor_replay;
+    a->bulk = NULL;
+    a->carries = NULL;
+    a->item = UINT32_MAX;
 
     return a;
 }
@@ -89,10 +92,14 @@ attempt_link(struct offloadd *d, struct attempt *a)
     }
 
     d->attempts.active = a;
-    d->sched.running++;
+    a->begun_us = mono_us();
+
+    if (a->bulk) {
+        return;                                 /* what carries it counts */
+    }
 
     a->epoch = d->sched.epoch;
-    a->begun_us = mono_us();
+    d->sched.running++;
     d->sched.young++;
 }
 
@@ -108,6 +115,11 @@ attempt_unlink(struct offloadd *d, struct attempt *a)
 
     if (a->next) {
         a->next->prev = a->prev;
+    }
+
+    if (a->bulk) {
+        bulk_left(d, a);
+        return;
     }
 
     d->sched.running--;
@@ -131,7 +143,12 @@ attempt_free_all(struct offloadd *d)
     for (i = 0; i < ARRAY_LENGTH(lists); i++) {
         for (a = lists[i]; a; a = next) {
             next = a->next;
-            a->executor->stop(d, a);
+
+            if (a->bulk == NULL) {
+                a->executor->stop(d, a);
+                free(a->carries);
+            }
+
             attempt_free(a);
         }
     }

@@ -31,6 +31,8 @@
 #define ZONE_REQUEST_KEYED        0x0008    /* a job for its key's first */
 #define ZONE_REQUEST_TRUNCATE     0x0010    /* a result over result_max is cut,
                                                not refused */
+#define ZONE_REQUEST_BATCH        0x0020    /* its queue sends several as one:
+                                               its turn is with its like */
 
 struct zone_request {
     uint16_t  layout;
