@@ -58,6 +58,14 @@ if ($do eq 'exit') {
     exit $q{code};
 }
 
+if ($do eq 'record') {          # each attempt and its process, in one file
+    open my $fh, '>>', "$ENV{MARKS}/$q{mark}.log" or die "$!\n";
+    syswrite $fh, "$ENV{OFFLOAD_ATTEMPT} $$\n";
+    print "begun\n";
+    gate($q{mark});
+    print 'x' x ($q{size} // 0), "attempt $ENV{OFFLOAD_ATTEMPT}";
+}
+
 if ($do eq 'again') {
     exit 75 if $ENV{OFFLOAD_ATTEMPT} < $q{until};
     print "after $ENV{OFFLOAD_ATTEMPT}";
