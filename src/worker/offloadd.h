@@ -422,7 +422,7 @@ int result_body(struct result *r, const char *store, const uint8_t *id,
 int result_finish(struct result *r, uint32_t status);
 
 
-/* offloadd_replay.c, offloadd_exec*.c, offloadd_cgi*.c: how attempts are made */
+/* offloadd_replay.c, _exec*.c, _cgi*.c: how attempts are made */
 #include "offloadd_executor.h"
 
 

@@ -313,21 +313,16 @@ cgi_word(const struct zone_request_view *v, int i)
     struct zone_str   s;
 
     p = v->context.data;
-    end = p + v->context.len;
-    s.len = 0;
+    end = v->context.len ? p + v->context.len : p;
 
-    for ( /* void */ ; i >= 0; i--) {
-        if (p == NULL || p >= end) {
-            s.data = "";
-            s.len = 0;
-            break;
-        }
-
-        s.data = p;
+    for ( /* void */ ; i > 0 && p < end; i--) {
         p = memchr(p, ' ', (size_t) (end - p));
-        s.len = (size_t) ((p ? p : end) - s.data);
-        p = p ? p + 1 : NULL;
+        p = p ? p + 1 : end;
     }
+
+    s.data = p;
+    p = p < end ? memchr(p, ' ', (size_t) (end - p)) : end;
+    s.len = (size_t) ((p ? p : end) - s.data);
 
     return s;
 }
