@@ -47,6 +47,13 @@ my $open = secret('open', 'whsec_' . 'A' x 32, 0644);
 my $short = secret('short', 'whsec_' . 'A' x 28, 0600);
 my $good = secret('good', 'whsec_' . 'A' x 32 . "\n", 0600);
 my $LONG = 'x' x 65;
+my $closed = "$n->{prefix}/closed";
+
+mkdir "$n->{prefix}/closed", 0700;
+mkdir "$closed/in";
+Util::write_file("$closed/in/x", "#!/bin/sh\n");
+chmod 0755, "$closed/in/x";
+
 my @wrong = (
     # what is wrong => the configuration, what is said
     'no zone' => [ http('offload_queue q jobs { }'),
@@ -89,7 +96,18 @@ my @wrong = (
     'exec of a directory' => [ block('exec /usr;'),
         qr{value "/usr" in "exec".*it must be a regular file} ],
     'exec of a text' => [ block('exec /etc/passwd;'),
-        qr{queue "q" in .*"/etc/passwd", which nginx's worker user may not} ],
+        qr{queue "q" in .*"/etc/passwd", but .*may not execute "/etc/passwd"} ],
+    $> ? () : (
+    'exec in a closed directory' => [ block("exec $closed/in/x;"),
+        qr{"exec" has "$closed/in/x", but .*user may not enter "$closed"} ],
+    'exec_dir that is closed' => [
+        block("exec /usr/bin/perl; exec_dir $closed;"),
+        qr{"exec_dir" has "$closed", but .*user may not enter "$closed"} ],
+    'exec by nobody there is' => [ block('exec /usr/bin/perl;'),
+        qr/getpwnam\("no-such-user"\) failed.* in .*nginx\.conf:/,
+        'no-such-user' ]),
+    'exec by another user' => [ block('exec user=games /usr/bin/perl;'),
+        qr/value "user=games" in "exec".*must be an absolute path/ ],
     'exec not UTF-8' => [ block("exec /usr/bin/perl \xff;"),
         qr/in "exec".*it must be UTF-8/ ],
     'exec_limit unknown' => [ block('exec /usr/bin/perl; exec_limit ram=1g;'),
@@ -124,6 +142,12 @@ my @wrong = (
     'pass with a query' => [ block('pass http://a/b?c;'), qr/without a query/ ],
     'pass with a password' => [ block('pass http://a:b@c/;'),
         qr/must be like/ ],
+    'pass of an open bracket' => [ block('pass http://[::1/;'),
+        qr/must be like/ ],
+    'pass by a socket' => [ block('pass http://unix:/run/x:/;'),
+        qr/must be like/ ],
+    'pass of a long URL' => [ block('pass http://a/' . 'x' x 2048 . ';'),
+        qr{invalid value "http://a/x+} ],
     'pass of no port' => [ block('pass http://a:99999/;'), qr/must be like/ ],
     'pass by ftp' => [ block('pass ftp://a/;'), qr/must be like/ ],
     'pass with an odd parameter' => [ block('pass http://a/ cert=/x;'),
@@ -286,9 +310,12 @@ my @wrong = (
 );
 
 while (my ($what, $try) = splice @wrong, 0, 2) {
-    my ($http, $said) = @$try;
+    my ($http, $said, $user) = @$try;
 
-    $n->write_conf(http => $http);
+    {
+        local $Offload::USER = $user // $Offload::USER;
+        $n->write_conf(http => $http);
+    }
 
     my ($code, $out) = $n->run('-t');
 

@@ -64,7 +64,7 @@
  *      offloadd_exec_spawn.c  one command: how it is started
  *      offloadd_exec_output.c  one command: what it prints
  *      offloadd_exec_line.c  one command: its standard error, its progress
- *      offloadd_cgi.c       one command: what it is told, the header it prints
+ *      offloadd_cgi*.c      one command: what it is told, the header it prints
  *      offloadd_bulk*.c     several jobs in one request: see offloadd_bulk.h
  *      offloadd_result.c    one answer, kept in memory or in a blob
  *      offloadd_multi.c     libcurl's multi handles and sockets
@@ -437,7 +437,7 @@ int result_body(struct result *r, const char *store, const uint8_t *id,
 int result_finish(struct result *r, uint32_t status);
 
 
-/* offloadd_replay.c, offloadd_exec*.c, offloadd_cgi.c: how attempts are made */
+/* offloadd_replay.c, _exec*.c, _cgi*.c: how attempts are made */
 #include "offloadd_executor.h"
 
 

@@ -121,6 +121,9 @@ struct cgi_request {
 int cgi_environment(struct cgi_env *env, const struct cgi_request *rq);
 void cgi_free(struct cgi_env *env);
 
+
+/* offloadd_cgi_output.c */
+
 /*
  * How long is the header at the beginning of a command's output, its empty
  * line included?  0: it has none, all is its body; -1: that can't be said
