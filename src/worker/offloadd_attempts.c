@@ -30,6 +30,7 @@ attempt_get(struct offloadd *d)
 
         a->daemon = d;
         a->replay.body_fd = -1;
+        a->executor = &executor_replay;
         result_init(&a->result);
     }
 
@@ -39,10 +40,6 @@ attempt_get(struct offloadd *d)
     a->op.has_queue = 0;
     a->next = NULL;
     a->prev = NULL;
-    a->executor = &executor_replay;
-    a->bulk = NULL;
-    a->carries = NULL;
-    a->item = UINT32_MAX;
 
     return a;
 }
@@ -62,6 +59,9 @@ void
 attempt_put(struct offloadd *d, struct attempt *a)
 {
     a->stage = ATTEMPT_SPARE;
+    a->executor = &executor_replay;             /* which has nothing to stop */
+    a->bulk = NULL;
+    a->carries = NULL;
     result_reset(&a->result, d->policy.store, a->op.row.id);
 
     if (d->attempts.nspare >= ATTEMPT_SPARES) {

@@ -104,6 +104,12 @@ result.blob-written         exec      md   blob      202     -    completed 2
 exec.ended                  exec      md   small     202     -    completed 2
 settle.before-commit        exec      md   small     202     -    completed 2
 settle.after-commit         exec      md   small     202     -    completed 1
+attempt.after-commit        batch     md   small     202     -    completed 2
+bulk.joined                 batch     md   small     202     -    completed 2
+attempt.sent                batch     md   small     202     -    completed 2
+bulk.answered               batch     md   small     202     -    completed 2
+settle.before-commit        batch     md   small     202     -    completed 2
+settle.after-commit         batch     md   small     202     -    completed 1-2
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -
