@@ -348,7 +348,9 @@ is $n->request(DELETE => $jobs[0]{path})->{status}, 200, 'one is canceled';
 is $n->status($jobs[0])->{status}, 'canceled', 'it is';
 my @wait = map { post('/lines/wait', { n => $_ }) } 1 .. 5;
 is $n->status($jobs[1])->{status}, 'running', 'the others run';
-is control($n, GET => '/v1/queues/lines')->{running}, 1,
+my $queue = control($n, GET => '/v1/queues/lines');
+
+is "$queue->{running} of $queue->{limit} by $queue->{batch}", '1 of 1 by 5',
     'in the one place there is';
 is scalar(() = $b->journal(event => 'abort')), 0, 'the request is not cut';
 $b->open_gate('cancel');
@@ -375,6 +377,16 @@ is doc($_)->{attempts}, 2, 'after a kill all are sent again, and say so'
     for @jobs;
 is_deeply [ map { decode_json(result($_))->{said} } @jobs ], [ 1 .. 5 ],
     'each has its own answer';
+
+@jobs = map { post('/lines/term?gate=term', { n => $_ }) } 1 .. 5;
+one('/lines/term');
+kill 'TERM', $pid;
+waitpid $pid, 0;
+is $?, 0, 'told to stop, it hands them back';
+is $n->status($jobs[4])->{status}, 'queued', 'all of them';
+$b->open_gate('term');
+$pid = $n->by_hand;
+is doc($_)->{attempts}, 2, 'for the next worker' for @jobs;
 
 @jobs = map { post('/once/kill?gate=once', { n => $_ }) } 1 .. 3;
 one('/once/kill');

@@ -439,18 +439,14 @@ queues_flags(struct queues *qs, uint32_t hash, uint32_t flags)
 void
 queues_restarted(struct queues *qs, uint64_t now)
 {
-    uint32_t       i, n;
+    uint32_t       i;
     struct queue  *q;
 
     for (i = 0; i < qs->n; i++) {
         q = qs->queue[i];
 
-        /* where an attempt is of several jobs, no more than can have run */
-
         if (q) {
-            n = q->fair.size > 1 && q->restarted > queue_limit(qs, q)
-                ? queue_limit(qs, q) : q->restarted;
-            rate_restarted(&q->rate, now, n);
+            rate_restarted(&q->rate, now, q->restarted);
         }
     }
 }
