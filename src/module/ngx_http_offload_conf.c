@@ -411,7 +411,9 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
         olcf->hash ^= ngx_murmur_hash2(olcf->entrance->name,
                                        NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
 
-        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK) {
+        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK
+            || ngx_http_offload_replay_conf(cf, &location[i]) != NGX_OK)
+        {
             return NGX_ERROR;
         }
     }
