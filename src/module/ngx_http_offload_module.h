@@ -469,6 +469,8 @@ void *ngx_http_offload_create_loc_conf(ngx_conf_t *cf);
 char *ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 ngx_int_t ngx_http_offload_postconfiguration(ngx_conf_t *cf);
+ngx_http_core_loc_conf_t *ngx_http_offload_core_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
 
 /* _zone.c */
 char *ngx_http_offload_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);

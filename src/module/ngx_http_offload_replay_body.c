@@ -20,33 +20,19 @@ ngx_int_t
 ngx_http_offload_replay_conf(ngx_conf_t *cf,
     ngx_http_offload_location_t *location)
 {
-    void                         **copy;
-    ngx_http_core_loc_conf_t      *clcf;
-    ngx_http_offload_loc_conf_t   *olcf;
+    ngx_http_core_loc_conf_t  *clcf;
 
-    olcf = location->olcf;
-
-    if (olcf->queue->batch.size == 0) {
+    if (location->olcf->queue->batch.size == 0) {
         return NGX_OK;
     }
 
-    copy = ngx_palloc(cf->pool, sizeof(void *) * ngx_http_max_module);
-    clcf = ngx_palloc(cf->pool, sizeof(ngx_http_core_loc_conf_t));
-
-    if (copy == NULL || clcf == NULL) {
+    clcf = ngx_http_offload_core_conf(cf, location);
+    if (clcf == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_memcpy(copy, location->loc_conf,
-               sizeof(void *) * ngx_http_max_module);
-    ngx_memcpy(clcf, location->loc_conf[ngx_http_core_module.ctx_index],
-               sizeof(ngx_http_core_loc_conf_t));
-
     clcf->client_max_body_size = 0;
-    clcf->loc_conf = copy;
-
-    copy[ngx_http_core_module.ctx_index] = clcf;
-    olcf->replay_conf = copy;
+    location->olcf->replay_conf = clcf->loc_conf;
 
     return NGX_OK;
 }
