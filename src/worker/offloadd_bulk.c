@@ -159,6 +159,10 @@ bulk_send(struct offloadd *d, struct bulk *b)
     for (i = 0; i < b->n; i++) {
         a = b->items[i];
         c->op.row.flags |= a->op.row.flags & STORE_AT_MOST_ONCE;
+
+        if (c->op.row.failures < a->op.row.failures) {
+            c->op.row.failures = a->op.row.failures;
+        }
     }
 
     if (rc == 0) {
