@@ -39,6 +39,13 @@ bulk_is_dropped(const char *line)
     size_t  i, len;
 
     for (i = 0; i < ARRAY_LENGTH(bulk_dropped); i++) {
+
+        /* of each line of each job: most are spared the rest */
+
+        if ((line[0] | 0x20) != (bulk_dropped[i][0] | 0x20)) {
+            continue;
+        }
+
         len = strlen(bulk_dropped[i]);
         len -= bulk_dropped[i][len - 1] == '*';
 
