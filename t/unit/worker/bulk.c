@@ -418,7 +418,7 @@ test_split(void)
 
         if (!ok(rc == cases[i].rc && given == cases[i].given
                 && strcmp(said, cases[i].said) == 0,
-                "%u %s", cases[i].status, cases[i].text))
+                "answered %u \"%s\"", cases[i].status, cases[i].text))
         {
             tap_say("outcome %d, status %u, \"%s\"", rc, given, said);
         }
