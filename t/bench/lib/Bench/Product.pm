@@ -133,8 +133,10 @@ sub figures {
 sub control {
     my ($self, $what) = @_;
 
-    my $s = IO::Socket::UNIX->new(Peer => "$self->{zone}/control.sock")
-            // die "control.sock: $!\n";
+    # it comes a moment after offloadd has the zone
+
+    my $s = wait_until(10, 'control.sock is there', sub {
+        IO::Socket::UNIX->new(Peer => "$self->{zone}/control.sock") });
 
     print $s "$what HTTP/1.1\r\nHost: offload\r\nConnection: close\r\n\r\n";
 
