@@ -40,8 +40,8 @@ Crash::run('full', 'disk', sub {
     Crash::backend()->open_gate('full');
     Crash::verdict("its job: client $row->{client}, $row->{job}", $row,
                    $refused);
-    Crash::verdict('so is the next', { client => '503|507|broken', job => 'absent' },
-                   $next);
+    Crash::verdict('so is the next',
+        { client => '503|507|broken', job => 'absent' }, $next);
     Crash::verdict(@late . ' that were given up are not',
         { client => 503, job => 'absent' }, @late) if @late;
     Crash::verdict(@accepted . ' that were accepted are done',
