@@ -424,8 +424,8 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
  * While a request is accepted it runs on a copy of its location's
  * configuration that keeps bodies in memory up to offload_body_buffer_size,
  * and puts larger ones where they can be renamed into the spool.  The size
- * is settled when the ring's is, by ngx_http_offload_zones_init_conf().  A
- * result that is put to a status location is received the same way.
+ * is settled when the ring's is, by ngx_http_offload_zones_init_conf().  No
+ * body may be larger than a batch.  A result that is put to a status location is received the same way.
  */
 
 static ngx_int_t
@@ -454,6 +454,14 @@ ngx_http_offload_accept_conf(ngx_conf_t *cf,
                                    : ngx_min(olcf->body_buffer,
                                              STORE_INLINE_MAX);
     clcf->client_body_in_file_only = 0;                    /* off */
+
+    if (olcf->zone && olcf->queue->batch.size
+        && (clcf->client_max_body_size == 0
+            || clcf->client_max_body_size > (off_t) olcf->queue->batch.max))
+    {
+        clcf->client_max_body_size = (off_t) olcf->queue->batch.max;
+    }
+
     clcf->client_body_temp_path = olcf->zone ? olcf->zone->spool_tmp
                                              : olcf->status->spool_tmp;
     clcf->loc_conf = copy;

@@ -597,6 +597,7 @@ char *ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
 /* _filter.c */
+extern const ngx_http_offload_problem_t  ngx_http_offload_too_large;
 void ngx_http_offload_filter_init(void);
 
 /* _send.c */

@@ -60,6 +60,7 @@ static ngx_http_offload_line_t  ngx_http_offload_lines[] = {
     { ngx_string("exec_env"), 256, 0, ngx_http_offload_queue_exec_env },
     { ngx_string("progress_pattern"), 1, 0, ngx_http_offload_queue_pattern },
     { ngx_string("pass"), 2, 0, ngx_http_offload_queue_pass },
+    { ngx_string("batch"), 5, 0, ngx_http_offload_queue_batch },
     { ngx_null_string, 0, 0, NULL }
 };
 
@@ -92,8 +93,9 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
                            "concurrency, rate, adaptive, retry, timeout, "
                            "deadline, ttl, dead_ttl, delay, priority, fair, "
                            "limit, on_full, webhook, webhook_allow, exec, "
-                           "exec_limit, exec_dir, exec_env, progress_pattern "
-                           "and pass are known", &value[0],
+                           "exec_limit, exec_dir, exec_env, "
+                           "progress_pattern, pass and batch are known",
+                           &value[0],
                            &queue->name);
         return NGX_CONF_ERROR;
     }

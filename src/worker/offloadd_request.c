@@ -136,7 +136,7 @@ request_stored_lines(struct replay *r, uint32_t *n, int *host)
 /*
  * Ours, after the stored ones; the last is nginx's, who takes it out.  Straight
  * to a URL it is the id alone, and without a token: what could be reported by
- * that needs an URL of the job.
+ * that needs an URL of the job.  Nor has a batch one: it is of no job.
  */
 
 static int
@@ -189,7 +189,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
 
     for (i = 0; i < 5; i++) {
         if ((i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY))
-            || (i == 2 && r->pass))
+            || (i == 2 && (r->pass || a->carries)))
         {
             continue;
         }

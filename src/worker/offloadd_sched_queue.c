@@ -43,7 +43,9 @@ sched_configure(struct offloadd *d)
     }
 
     for (a = d->attempts.active; a; a = a->next) {
-        queues_ran(qs, a->queue);
+        if (a->bulk == NULL) {
+            queues_ran(qs, a->queue);
+        }
     }
 
     for (r = d->execs.runs; r; r = r->next) {

@@ -80,7 +80,7 @@ trace_child(const struct zone_request_view *v, const uint8_t *id,
         }
     }
 
-    if (value == NULL || !trace_good(value)) {
+    if (value == NULL || !trace_good(value) || ZONE_MUTANT("trace.child")) {
         return;
     }
 

@@ -9,6 +9,7 @@ package Backend;
 #     h=Name:value  one more header line    type=t        of the content
 #     close=head    closed after the header; close=body: half-way the body
 #     cut=n         attempts 1..n only: close=, status=, h=, or no answer
+#     items=words   of a batch: a status for each item, see _statuses()
 #
 # Without size= the answer is a JSON document that says what was received.
 # It speaks HTTP/1.x, FastCGI, SCGI and uwsgi, one port each.  The journal has
@@ -271,6 +272,8 @@ sub _note {
         job => $h{'offload-job-id'}, attempt => $h{'offload-attempt'},
         key => $h{'idempotency-key'}, headers => $req->{headers},
         length => $req->{length}, sha => $req->{sha},
+        (defined $req->{text} ? (text => $req->{text}, items => _items($req))
+                              : ()),
         params => $req->{params}, %more }) . "\n";
 }
 
@@ -319,8 +322,53 @@ sub _body {
 
     $req->{sha_ctx}->add($part);
     $req->{length} += length $part;
+    $req->{text} .= $part if $req->{batch} //= _has($req, 'offload-batch');
 
     return length $part;
+}
+
+
+sub _has {
+    my ($req, $name) = @_;
+
+    return scalar grep { lc $_->[0] eq $name } @{ $req->{headers} // [] };
+}
+
+
+# The items of a batch as they came.
+
+sub _items {
+    my ($req) = @_;
+    my $json = JSON::PP->new->allow_nonref;
+
+    return if !defined $req->{text};
+    return $json->decode($req->{text}) if $req->{text} =~ /^\[/;
+    return [ map { $json->decode($_) } split /\n/, $req->{text} ];
+}
+
+
+# Each item says for itself which status it wants, 200 if it does not:
+# numbers, or with `objects` an object with it, with `short` one too few, with
+# `wrap` in an object, with `bad` the first one without a status.
+
+sub _statuses {
+    my ($items, $how) = @_;
+    my @list = map {
+        my $body = ref $_ eq 'HASH' ? $_->{body} // $_ : {};
+        my $status = ref $body eq 'HASH' ? $body->{status} // 200 : 200;
+
+        $status += 0;
+        $how !~ /objects/ ? $status
+            : { status => $status,
+                ($body->{after} ? (retry_after => $body->{after}) : ()),
+                ($body->{said} ? (body => { said => $body->{said} }) : ()) }
+    } @$items;
+
+    pop @list if $how =~ /short/;
+    $list[0] = {} if $how =~ /bad/;
+
+    return JSON::PP->new->canonical->encode($how =~ /wrap/
+                                            ? { items => \@list } : \@list);
 }
 
 
@@ -542,7 +590,11 @@ sub _answer {
     my $type = $q->{type} // 'text/plain';
     my $body = $q->{body};
 
-    if (!defined $body && defined $q->{size}) {
+    if (!defined $body && defined $q->{items}) {
+        $type = $q->{type} // 'application/json';
+        $body = _statuses(_items($req), $q->{items});
+
+    } elsif (!defined $body && defined $q->{size}) {
         $body = content($q->{size});
 
     } elsif (!defined $body) {
