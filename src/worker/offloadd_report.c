@@ -21,10 +21,13 @@
 /* What is kept of a result that is put. */
 
 struct put_kept {
-    uint64_t  max;                              /* its job's; 0: any size */
-    uint64_t  size;
-    int       over;                             /* it is larger, */
-    int       cut;                              /* and cut, not refused */
+    uint64_t    max;                            /* its job's; 0: any size */
+    uint64_t    size;
+    int         over;                           /* it is larger, */
+    int         cut;                            /* and cut, not refused */
+    char        message[STORE_MESSAGE_MAX];
+    struct buf  headers;
+    struct buf  body;                           /* in the record */
 };
 
 
@@ -221,8 +224,8 @@ put_file(struct store *s, struct drain_item *item, const struct zone_put *put,
 /* Of one that is cut nothing is said of the whole. */
 
 static int
-put_headers(const struct zone_put_view *view, const struct put_kept *kept,
-    struct buf *headers, struct engine_error *e)
+put_headers(const struct zone_put_view *view, struct put_kept *kept,
+    struct engine_error *e)
 {
     size_t       len;
     const char  *p, *end;
@@ -237,7 +240,7 @@ put_headers(const struct zone_put_view *view, const struct put_kept *kept,
             continue;
         }
 
-        if (buf_append(headers, p, len) != 0) {
+        if (buf_append(&kept->headers, p, len) != 0) {
             e->err = ENOMEM;
             (void) snprintf(e->text, sizeof(e->text), "no memory for the "
                             "header of a result");
@@ -253,18 +256,18 @@ put_headers(const struct zone_put_view *view, const struct put_kept *kept,
 
 static int
 put_refuse(struct store *s, struct drain_item *item, struct store_op *op,
-    const struct put_kept *kept, struct engine_error *e)
+    struct put_kept *kept, struct engine_error *e)
 {
-    int   rc;
-    char  message[STORE_MESSAGE_MAX];
+    int  rc;
 
-    (void) snprintf(message, sizeof(message), "the result that was put is "
-                    "larger than %llu bytes", (unsigned long long) kept->max);
+    (void) snprintf(kept->message, sizeof(kept->message), "the result that "
+                    "was put is larger than %llu bytes",
+                    (unsigned long long) kept->max);
 
     op->row.state = STORE_FAILED;
     op->row.error = STORE_ERROR_TOO_LARGE;
-    op->row.message_len = (uint16_t) strlen(message);
-    op->message = message;
+    op->row.message_len = (uint16_t) strlen(kept->message);
+    op->message = kept->message;
 
     rc = s->engine->settle(s->self, op, e);
 
@@ -276,17 +279,13 @@ put_refuse(struct store *s, struct drain_item *item, struct store_op *op,
 
 static int
 put_answer(struct store *s, struct drain_item *item, struct store_op *op,
-    const struct zone_put_view *view, const struct put_kept *kept,
+    const struct zone_put_view *view, struct put_kept *kept,
     struct engine_error *e)
 {
-    int         rc;
-    char        message[STORE_MESSAGE_MAX];
-    struct buf  headers, body;
+    int  rc;
 
-    memset(&headers, 0, sizeof(headers));
-    body.data = (uint8_t *) (uintptr_t) view->body.data;
-    body.len = (size_t) kept->size;
-    message[0] = '\0';
+    kept->body.data = (uint8_t *) (uintptr_t) view->body.data;
+    kept->body.len = (size_t) kept->size;
 
     op->row.state = STORE_COMPLETED;
     op->row.http_status = view->fixed.http_status;
@@ -296,26 +295,26 @@ put_answer(struct store *s, struct drain_item *item, struct store_op *op,
     if (view->fixed.http_status >= 400) {
         op->row.state = STORE_FAILED;
         op->row.error = STORE_ERROR_BACKEND;
-        (void) snprintf(message, sizeof(message), "the backend answered %u",
-                        view->fixed.http_status);
+        (void) snprintf(kept->message, sizeof(kept->message),
+                        "the backend answered %u", view->fixed.http_status);
     }
 
     op->row.type_len = (uint16_t) (view->type.len < STORE_TYPE_MAX
                                    ? view->type.len : STORE_TYPE_MAX);
-    op->row.message_len = (uint16_t) strlen(message);
+    op->row.message_len = (uint16_t) strlen(kept->message);
     op->type_text = view->type.data;
-    op->message = message;
-    op->headers = &headers;
-    op->body = view->fixed.flags & ZONE_PUT_BODY_FILE ? NULL : &body;
+    op->message = kept->message;
+    op->headers = &kept->headers;
+    op->body = view->fixed.flags & ZONE_PUT_BODY_FILE ? NULL : &kept->body;
 
-    rc = put_headers(view, kept, &headers, e);
+    rc = put_headers(view, kept, e);
 
     if (rc == 0) {
         rc = s->engine->settle(s->self, op, e);
         item->row = op->row;
     }
 
-    buf_free(&headers);
+    buf_free(&kept->headers);
 
     return rc;
 }
@@ -325,7 +324,7 @@ put_answer(struct store *s, struct drain_item *item, struct store_op *op,
 
 static int
 put_settle(struct store *s, struct drain_item *item,
-    const struct zone_put_view *view, const struct put_kept *kept,
+    const struct zone_put_view *view, struct put_kept *kept,
     struct engine_error *e)
 {
     int              rc;
