@@ -34,6 +34,7 @@ offload_queue fair zone=jobs {
     batch size=4 linger=1m;
     fair  $http_x_tenant;
 }
+offload_queue bound zone=jobs { batch size=4 linger=1m; }
 offload_queue straight zone=jobs {
     batch size=2 linger=1m;
     pass  http://%%BACKEND%%/straight;
@@ -46,6 +47,10 @@ map $http_x_user $user { default $http_x_user; }
 server {
     listen 127.0.0.1:%%PORT%%;
     client_max_body_size 1m;
+    location /bound/ {
+        offload bound; client_max_body_size 1k;
+        proxy_pass http://%%BACKEND%%;
+    }
     location /lines/ { offload lines; proxy_pass http://%%BACKEND%%; }
     location /array/ { offload array; proxy_pass http://%%BACKEND%%; }
     location /soon/  {
@@ -338,6 +343,22 @@ is doc(post('/soon/one', { n => 1 }))->{status}, 'completed',
 is +(seen('/soon/one'))[0]{text}, "{\"n\":1}\n", 'as a batch of one';
 is $n->request(POST => '/lines/', body => 'x' x 1_100_000)->{status}, 413,
     'client_max_body_size holds as well';
+
+
+# a batch is not one client's request
+
+@jobs = map { post('/bound/x', { n => $_, x => 'y' x 900 }) } 1 .. 4;
+$r = one('/bound/x');
+is $r->{length}, 4 * length($json->encode({ n => 1, x => 'y' x 900 })) + 4,
+    'together they may be larger than client_max_body_size';
+is header($r, 'Content-Length'), $r->{length}, 'and the backend knows how long';
+is doc($_)->{status}, 'completed', 'all is well' for @jobs;
+is $n->request(POST => '/bound/x', body => 'x' x 1025)->{status}, 413,
+    'what one sends may not';
+@jobs = map { post('/fair/files', { n => $_, x => 'y' x 300_000 }) } 1 .. 4;
+is_deeply [ map { length $_->{x} } @{ one('/fair/files')->{items} } ],
+    [ (300_000) x 4 ], 'bodies that came by files';
+is doc($_)->{status}, 'completed', 'are as good' for @jobs;
 
 
 # ---- the others go on

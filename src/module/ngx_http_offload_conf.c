@@ -411,12 +411,45 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
         olcf->hash ^= ngx_murmur_hash2(olcf->entrance->name,
                                        NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
 
-        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK) {
+        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK
+            || ngx_http_offload_replay_conf(cf, &location[i]) != NGX_OK)
+        {
             return NGX_ERROR;
         }
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * A copy of the location's configuration, for as long as a request's body is
+ * read, with a core part of its own, which is returned.
+ */
+
+ngx_http_core_loc_conf_t *
+ngx_http_offload_core_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location)
+{
+    void                      **copy;
+    ngx_http_core_loc_conf_t   *clcf;
+
+    copy = ngx_palloc(cf->pool, sizeof(void *) * ngx_http_max_module);
+    clcf = ngx_palloc(cf->pool, sizeof(ngx_http_core_loc_conf_t));
+
+    if (copy == NULL || clcf == NULL) {
+        return NULL;
+    }
+
+    ngx_memcpy(copy, location->loc_conf,
+               sizeof(void *) * ngx_http_max_module);
+    ngx_memcpy(clcf, location->loc_conf[ngx_http_core_module.ctx_index],
+               sizeof(ngx_http_core_loc_conf_t));
+
+    clcf->loc_conf = copy;
+    copy[ngx_http_core_module.ctx_index] = clcf;
+
+    return clcf;
 }
 
 
@@ -432,23 +465,15 @@ static ngx_int_t
 ngx_http_offload_accept_conf(ngx_conf_t *cf,
     ngx_http_offload_location_t *location)
 {
-    void                         **copy;
-    ngx_http_core_loc_conf_t      *clcf;
-    ngx_http_offload_loc_conf_t   *olcf;
+    ngx_http_core_loc_conf_t     *clcf;
+    ngx_http_offload_loc_conf_t  *olcf;
 
     olcf = location->olcf;
 
-    copy = ngx_palloc(cf->pool, sizeof(void *) * ngx_http_max_module);
-    clcf = ngx_palloc(cf->pool, sizeof(ngx_http_core_loc_conf_t));
-
-    if (copy == NULL || clcf == NULL) {
+    clcf = ngx_http_offload_core_conf(cf, location);
+    if (clcf == NULL) {
         return NGX_ERROR;
     }
-
-    ngx_memcpy(copy, location->loc_conf,
-               sizeof(void *) * ngx_http_max_module);
-    ngx_memcpy(clcf, location->loc_conf[ngx_http_core_module.ctx_index],
-               sizeof(ngx_http_core_loc_conf_t));
 
     clcf->client_body_buffer_size = olcf->zone ? olcf->body_buffer
                                    : ngx_min(olcf->body_buffer,
@@ -464,10 +489,7 @@ ngx_http_offload_accept_conf(ngx_conf_t *cf,
 
     clcf->client_body_temp_path = olcf->zone ? olcf->zone->spool_tmp
                                              : olcf->status->spool_tmp;
-    clcf->loc_conf = copy;
-
-    copy[ngx_http_core_module.ctx_index] = clcf;
-    olcf->accept_conf = copy;
+    olcf->accept_conf = clcf->loc_conf;
 
     return NGX_OK;
 }

@@ -24,6 +24,7 @@
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
  *   _replay.c    a replay's way through the phases
+ *   _replay_body.c  the body of one that is of many jobs
  *   _status.c    the status location: document, result
  *   _cancel.c    and cancellation
  *   _report.c    what the backend tells: progress
@@ -209,6 +210,8 @@ typedef struct ngx_http_offload_loc_conf_s {
     ngx_str_t                   prefix;     /* of a status location */
     void                      **accept_conf;/* loc_conf while accepting a
                                                request, or a result */
+    void                      **replay_conf;/* while the body of a batch is
+                                               read; NULL: none are sent */
 } ngx_http_offload_loc_conf_t;
 
 
@@ -466,6 +469,8 @@ void *ngx_http_offload_create_loc_conf(ngx_conf_t *cf);
 char *ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 ngx_int_t ngx_http_offload_postconfiguration(ngx_conf_t *cf);
+ngx_http_core_loc_conf_t *ngx_http_offload_core_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
 
 /* _zone.c */
 char *ngx_http_offload_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
@@ -590,6 +595,12 @@ ngx_int_t ngx_http_offload_hold_ctx(ngx_http_request_t *r,
 ngx_int_t ngx_http_offload_replay_post_read(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
+
+/* _replay_body.c */
+ngx_int_t ngx_http_offload_replay_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
+ngx_int_t ngx_http_offload_replay_body(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx);
 
 /* _status_zone.c */

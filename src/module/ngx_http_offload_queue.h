@@ -127,6 +127,12 @@ typedef struct {
 } ngx_http_offload_queue_t;
 
 
+/* Takes one parameter, and says what would be right when it is wrong. */
+
+typedef char *(ngx_http_offload_param_pt)(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value);
+
+
 /* What they come to for one request. */
 
 typedef struct {
@@ -150,6 +156,9 @@ char *ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy,
 ngx_uint_t ngx_http_offload_queue_param(ngx_str_t *value, const char *name,
     ngx_str_t *v);
 ngx_uint_t ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i);
+char *ngx_http_offload_queue_params(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad, ngx_http_offload_param_pt *set);
 char *ngx_http_offload_queue_retry(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
     ngx_uint_t *bad);

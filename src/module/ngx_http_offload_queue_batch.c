@@ -18,11 +18,14 @@
 
 
 static char *
-ngx_http_offload_batch_param(ngx_http_offload_batch_t *batch,
+ngx_http_offload_batch_param(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
     ngx_str_t *value)
 {
-    ngx_int_t  n;
-    ngx_str_t  v;
+    ngx_int_t                  n;
+    ngx_str_t                  v;
+    ngx_http_offload_batch_t  *batch;
+
+    batch = &queue->batch;
 
     if (ngx_http_offload_queue_param(value, "size=", &v)) {
         n = ngx_atoi(v.data, v.len);
@@ -80,34 +83,16 @@ char *
 ngx_http_offload_queue_batch(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
     ngx_str_t *value, ngx_uint_t n, ngx_uint_t *bad)
 {
-    char                      *rv;
-    ngx_uint_t                 i;
-    ngx_http_offload_batch_t  *batch;
+    char  *rv;
 
-    batch = &queue->batch;
+    queue->batch.linger = 200;
+    queue->batch.max = NGX_HTTP_OFFLOAD_BATCH_MAX;
 
-    batch->linger = 200;
-    batch->max = NGX_HTTP_OFFLOAD_BATCH_MAX;
+    rv = ngx_http_offload_queue_params(cf, queue, value, n, bad,
+                                       ngx_http_offload_batch_param);
 
-    for (i = 1; i < n; i++) {
-        *bad = i;
-
-        if (ngx_http_offload_queue_twice(value, i)) {
-            return "the parameter is duplicate";
-        }
-
-        rv = ngx_http_offload_batch_param(batch, &value[i]);
-
-        if (rv != NGX_CONF_OK) {
-            return rv;
-        }
-    }
-
-    *bad = n - 1;
-
-    return batch->size ? NGX_CONF_OK
-                       : "there must be a \"size=\" as well, like "
-                         "\"size=500\"";
+    return rv != NGX_CONF_OK || queue->batch.size
+           ? rv : "there must be a \"size=\" as well, like \"size=500\"";
 }
 
 

@@ -189,9 +189,13 @@ ngx_http_offload_exec_number(ngx_str_t *v, ngx_int_t *number)
 
 
 static char *
-ngx_http_offload_exec_limit(ngx_http_offload_exec_t *exec, ngx_str_t *value)
+ngx_http_offload_exec_limit(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
+    ngx_str_t *value)
 {
-    ngx_str_t  v;
+    ngx_str_t                 v;
+    ngx_http_offload_exec_t  *exec;
+
+    exec = queue->exec;
 
     if (ngx_http_offload_queue_param(value, "memory=", &v)) {
         exec->memory = ngx_parse_offset(&v);
@@ -224,30 +228,12 @@ ngx_http_offload_queue_exec_limit(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
     ngx_uint_t *bad)
 {
-    char                     *rv;
-    ngx_uint_t                i;
-    ngx_http_offload_exec_t  *exec;
-
-    exec = ngx_http_offload_exec(cf, queue);
-    if (exec == NULL) {
+    if (ngx_http_offload_exec(cf, queue) == NULL) {
         return NGX_CONF_ERROR;
     }
 
-    for (i = 1; i < n; i++) {
-        *bad = i;
-
-        if (ngx_http_offload_queue_twice(value, i)) {
-            return "the parameter is duplicate";
-        }
-
-        rv = ngx_http_offload_exec_limit(exec, &value[i]);
-
-        if (rv != NGX_CONF_OK) {
-            return rv;
-        }
-    }
-
-    return NGX_CONF_OK;
+    return ngx_http_offload_queue_params(cf, queue, value, n, bad,
+                                         ngx_http_offload_exec_limit);
 }
 
 

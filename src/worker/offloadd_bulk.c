@@ -151,6 +151,7 @@ bulk_send(struct offloadd *d, struct bulk *b)
 
     c->op.row = b->items[0]->op.row;
     memset(c->op.row.token, 0, sizeof(c->op.row.token));
+    c->op.row.http_status = 0;
     c->started_us = mono_us();
     c->message[0] = '\0';
     c->result.attempt = c->op.row.attempts;
@@ -158,6 +159,10 @@ bulk_send(struct offloadd *d, struct bulk *b)
     for (i = 0; i < b->n; i++) {
         a = b->items[i];
         c->op.row.flags |= a->op.row.flags & STORE_AT_MOST_ONCE;
+
+        if (c->op.row.failures < a->op.row.failures) {
+            c->op.row.failures = a->op.row.failures;
+        }
     }
 
     if (rc == 0) {
@@ -221,9 +226,9 @@ bulk_join(struct offloadd *d, struct bulk *b, struct buf *body)
             return -1;
         }
 
-        if (rc == 1) {
+        if (rc != 0) {
             bulk_stop(d, a);
-            attempt_concluded(d, a, REPLAY_NO_ITEM);
+            attempt_concluded(d, a, rc);
             continue;
         }
 
@@ -271,8 +276,7 @@ bulk_ended(struct offloadd *d, struct bulk *b, int outcome)
         a->replay.begun = c->replay.begun;
         a->replay.resend = c->replay.resend;
         a->replay.connect_errno = c->replay.connect_errno;
-        a->op.row.http_status = outcome == REPLAY_TIMEOUT
-                                ? 0 : c->op.row.http_status;
+        a->op.row.http_status = c->op.row.http_status;
         (void) snprintf(a->message, sizeof(a->message), "%s", c->message);
 
         part = outcome;

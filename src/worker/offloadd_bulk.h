@@ -59,8 +59,8 @@ uint64_t bulk_key(const struct zone_request_view *v);
 /* What bulk_key() says, without a doubt. */
 int bulk_same(const struct zone_request_view *a,
     const struct zone_request_view *b);
-/* One more item, behind the `n` that `body` has: 0; 1: it is no JSON, *wrong
- * says why; -1: no memory, or its file can't be read. */
+/* One more item, behind the `n` that `body` has: 0; -1: no memory; or enum
+ * replay_outcome: it can't be one, and if it is no JSON *wrong says why. */
 int bulk_item(struct buf *body, uint32_t n, const struct batch_policy *p,
     const struct attempt *a, char *wrong, size_t size);
 /* The request of them all, in the form of a stored one: 0, or -1: memory. */

@@ -179,7 +179,8 @@ bulk_same(const struct zone_request_view *a, const struct zone_request_view *b)
 }
 
 
-/* A body as it came, from memory or its file, behind what is in `to`. */
+/* A body as it came, from memory or its file, behind what is in `to`: 0; -1:
+ * no memory; or its file is not what it was. */
 
 static int
 bulk_body(struct buf *to, const struct attempt *a)
@@ -205,7 +206,7 @@ bulk_body(struct buf *to, const struct attempt *a)
             got = 0;
 
         } else if (got <= 0) {
-            return -1;
+            return REPLAY_LOST;
         }
     }
 
@@ -258,8 +259,11 @@ bulk_item(struct buf *body, uint32_t n, const struct batch_policy *p,
 
     at = body->len;
 
-    if (bulk_body(body, a) != 0) {
-        return -1;
+    rc = bulk_body(body, a);
+
+    if (rc != 0) {
+        body->len = was;
+        return rc;
     }
 
     json = json_loadb((char *) body->data + at, body->len - at,
@@ -267,7 +271,8 @@ bulk_item(struct buf *body, uint32_t n, const struct batch_policy *p,
                       &error);
 
     if (json == NULL && !ZONE_MUTANT("bulk.json")) {
-        rc = json_error_code(&error) == json_error_out_of_memory ? -1 : 1;
+        rc = json_error_code(&error) == json_error_out_of_memory
+             ? -1 : REPLAY_NO_ITEM;
         (void) snprintf(wrong, size, "the body is no JSON: %s", error.text);
         body->len = was;
         return rc;

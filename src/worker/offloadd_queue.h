@@ -248,7 +248,7 @@ int circuit_begin(struct circuit *c);           /* 1: it is the probe */
 /* Each returns 1 if the state changed. */
 int circuit_good(struct circuit *c);
 int circuit_bad(struct circuit *c, uint64_t now, uint64_t started,
-    uint64_t random);
+    uint32_t enough, uint64_t random);
 int circuit_neither(struct circuit *c, uint64_t now, int probe);
 
 
