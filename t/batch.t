@@ -41,7 +41,8 @@ offload_queue straight zone=jobs {
 }
 offload_queue command zone=jobs {
     batch size=3 linger=1m;
-    exec  /bin/sh -c 'echo "Status: 207"; echo; echo "[200,$HTTP_OFFLOAD_BATCH$HTTP_OFFLOAD_BATCH$HTTP_OFFLOAD_BATCH,200]"; cat >&2';
+    exec  /bin/sh -c 'n=$HTTP_OFFLOAD_BATCH; echo "Status: 207";
+                      echo; echo "[200,$n$n$n,200]"; cat >&2';
 }
 map $http_x_user $user { default $http_x_user; }
 server {
@@ -120,7 +121,13 @@ sub header {
 
 
 sub doc { $n->settled($_[0]) }
-sub result { my $r = $n->result($_[0]); wantarray ? ($r->{body}, $r) : $r->{body} }
+
+sub result {
+    my $r = $n->result($_[0]);
+
+    return wantarray ? ($r->{body}, $r) : $r->{body};
+}
+
 
 
 # Killed and started again.

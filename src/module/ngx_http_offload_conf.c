@@ -458,7 +458,8 @@ ngx_http_offload_core_conf(ngx_conf_t *cf,
  * configuration that keeps bodies in memory up to offload_body_buffer_size,
  * and puts larger ones where they can be renamed into the spool.  The size
  * is settled when the ring's is, by ngx_http_offload_zones_init_conf().  No
- * body may be larger than a batch.  A result that is put to a status location is received the same way.
+ * body may be larger than a batch.  A result that is put to a status location
+ * is received the same way.
  */
 
 static ngx_int_t

@@ -167,7 +167,7 @@ uint32_t fair_first(const struct flows *f, const struct fair *fair,
 /* Another of the same flow, likewise, ripe or not. */
 uint32_t fair_more(const struct flows *f, uint16_t queue, uint64_t key,
     uint8_t priority, struct job_table *t);
-/* fair_first() if there is but one key and priority, so that it is the oldest. */
+/* fair_first() if there is but one key and priority: it is the oldest. */
 uint32_t fair_oldest(const struct flows *f, const struct fair *fair,
     struct job_table *t);
 /* It takes its turn. */

@@ -189,7 +189,8 @@ test_circuit(void)
     is(bad, 0, "so are %d in a row", CIRCUIT_FAILURES - 1);
     is(circuit_bad(&c, at, at - 1, 10, 0), 1, "one more opens it");
     is(circuit_due(&c, at), at + 500000, "for half a backoff at least");
-    is(circuit_bad(&c, at + 9, at - 1, 10, 0), 0, "those begun before are no news");
+    is(circuit_bad(&c, at + 9, at - 1, 10, 0), 0,
+       "those begun before are no news");
 
     last = 0;
 

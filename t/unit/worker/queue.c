@@ -381,7 +381,8 @@ test_random(void)
         }
 
         for (i = 0; i < QUEUES * FAIR_LEVELS; i++) {
-            seq = qs.queue[i / FAIR_LEVELS]->fair.levels[i % FAIR_LEVELS].passed;
+            seq = qs.queue[i / FAIR_LEVELS]
+                      ->fair.levels[i % FAIR_LEVELS].passed;
             passed = seq > passed ? (uint32_t) seq : passed;
         }
 
