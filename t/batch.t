@@ -93,6 +93,21 @@ sub post {
 }
 
 
+# They wait all together, however long it takes to send them.
+
+sub together {
+    my ($queue, @posts) = @_;
+
+    control($n, POST => "/v1/queues/$queue/pause");
+
+    my @jobs = map { post(@$_) } @posts;
+
+    control($n, POST => "/v1/queues/$queue/resume");
+
+    return @jobs;
+}
+
+
 # The requests a URI has got, as they came.
 
 sub seen {
@@ -336,7 +351,8 @@ for my $r (grep { $_->{uri} =~ m{^/(fair|kept)/a} }
 
 # ---- sizes
 
-my @large = map { post('/soon/size', { n => $_, x => 'y' x 30_000 }) } 1 .. 4;
+my @large = together('soon', map { [ '/soon/size',
+                                     { n => $_, x => 'y' x 30_000 } ] } 1 .. 4);
 
 doc($_) for @large;
 is_deeply [ map { scalar @{ $_->{items} } } seen('/soon/size') ], [ 2, 2 ],
@@ -416,7 +432,8 @@ $b->open_gate('term');
 $pid = $n->by_hand;
 is doc($_)->{attempts}, 2, 'for the next worker' for @jobs;
 
-@jobs = map { post('/once/kill?gate=once', { n => $_ }) } 1 .. 3;
+@jobs = together('soon', map { [ '/once/kill?gate=once', { n => $_ } ] }
+                         1 .. 3);
 one('/once/kill');
 again();
 is doc($_)->{error}{code}, 'lost', 'at most once: not again' for @jobs;

@@ -68,6 +68,19 @@ sub next_attempt {
 }
 
 
+# What is under way gets no older by it.
+
+sub ends {
+    my ($job, $end) = @_;
+
+    return wait_until(20, sub {
+        my $status = $n->status($job)->{status};
+
+        $clock->ahead(60) if $status eq 'queued';
+        $status eq $end });
+}
+
+
 for my $queue (qw(proxied straight batch)) {
     my $job = $n->submit(POST => "/$queue/x", body => '{}');
 
@@ -78,9 +91,7 @@ for my $queue (qw(proxied straight batch)) {
 
     my $came = Backend->start(http_port => $down{$queue});
 
-    ok wait_until(20, sub {
-        $clock->ahead(60);
-        $n->status($job)->{status} eq 'completed' }), 'it is back: done';
+    ok ends($job, 'completed'), 'it is back: done';
     is scalar($came->journal(event => 'request')), 1, 'once';
     is circuit($queue)->{state}, 'closed', 'the circuit is closed';
 }
@@ -90,16 +101,14 @@ for my $queue (qw(proxied straight batch)) {
 
 my $job = $n->submit(POST => '/well/?status=503', body => 'x');
 
-ok wait_until(20, sub { $clock->ahead(60);
-                        $n->status($job)->{status} eq 'failed' }),
+ok ends($job, 'failed'),
     'a backend that says 503 has said so three times';
 is $n->status($job)->{attempts}, 3, 'and no more';
 
 $job = $n->submit(POST => '/shared/x', body => 'x');
 ok next_attempt($job, 2), 'two attempts find nobody';
 $n->settled($n->submit(POST => '/well/', body => 'x'));
-ok wait_until(20, sub { $clock->ahead(60);
-                        $n->status($job)->{status} eq 'failed' }),
+ok ends($job, 'failed'),
     'while another location works, the third is the last';
 is $n->status($job)->{attempts}, 3, 'of those it has';
 

@@ -22,7 +22,7 @@ server {
     client_max_body_size 64m;
     location / { offload jobs; proxy_pass http://%%BACKEND%%; }
     location /soon/ {
-        offload_accept_timeout 300ms;
+        offload_accept_timeout 1s;
         offload jobs; proxy_pass http://%%BACKEND%%;
     }
     location /jobs/ { offload_status jobs; }
@@ -51,8 +51,8 @@ sub post { my ($n, $count, $query, @o) = @_;
 # A worker that has taken the zone up.
 
 sub work {
-    my ($n) = @_;
-    my $pid = $n->by_hand;
+    my ($n, $place) = @_;
+    my $pid = $n->by_hand($place);
 
     Offload::wait_until(20, sub {
         my $w = $n->counters->{worker};
@@ -321,12 +321,12 @@ sub counts {
     stop($pid, 'TERM');
 
     # its store has it, and its client has given up: never accepted
+    $pid = work($n, 'claim.commit.before');
+
     my $s = Http::dial($n->port);
 
     Http::write_all($s, Http::bytes(POST => '/soon/2', body => 'x'));
-    Offload::wait_until(10, sub { $n->figures->{bytes} })
-        or fail('submitted');
-    ok ends($n->by_hand('claim.commit.before')), 'killed behind the commit';
+    ok ends($pid), 'killed behind the commit';
     is Http::response($s, deadline => 10)->{status}, 0, 'given up';
     $pid = work($n);
     counts($n, 'withdrawn from the store', withdrawn => 2);

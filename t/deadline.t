@@ -172,8 +172,16 @@ is seen($stored), 0, 'and not begun at all';
 anew();
 
 $job = $n->submit(POST => '/hurry/e?status=503&cut=5', body => 'x');
-Offload::wait_until(40, sub { $clock->ahead(30);
-                              $n->status($job)->{status} eq 'failed' });
+
+for my $attempt (1 .. 4) {                      # and 8 s at most to the next
+    Offload::wait_until(20, sub {
+        my $doc = $n->status($job);
+
+        $doc->{status} eq 'queued' && ($doc->{attempts} // 0) == $attempt });
+    $clock->ahead(10);
+}
+
+is_over($job, 'failed backend_status', 'it has had its attempts');
 is $n->counters->{store}{dead}, 1, 'a dead letter';
 $clock->ahead(700);
 control($n, POST => "/v1/dead/$job->{id}/redrive");

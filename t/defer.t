@@ -29,6 +29,10 @@ server {
                       offload_delivery at-most-once; }
     location /wait/ { offload jobs; proxy_pass http://%%BACKEND%%;
                       offload_wait 30s; }
+    location /max/ { offload jobs; proxy_pass http://%%BACKEND%%;
+                     offload_max_result 80k; }
+    location /cut/ { offload jobs; proxy_pass http://%%BACKEND%%;
+                     offload_max_result 80k truncate; }
     location /jobs/ { offload_status jobs; }
     location /few/ { offload_status jobs; client_max_body_size 10k; }
 }
@@ -296,6 +300,64 @@ for (qw(memory disk)) {
 
     is "$now->{status} $now->{body}", '203 now',
         'who has waited all the time gets it';
+
+
+    # no more of it than the job's location allows, in memory and in a file
+
+    my $kept = files('blobs');
+
+    for my $size (81_920, 81_921, 200_000, 400_000) {
+        my $content = Backend::content($size);
+        my $over = $size > 81_920;
+        my @said = ('Content-Type' => 'text/x-large', ETag => '"e"',
+                    'Last-Modified' => 'Sat, 25 Apr 2026 10:30:00 GMT',
+                    'Offload-Header-Digest' => 'd',
+                    'Offload-Header-X-Other' => 'o');
+
+        my ($max, $place) = deferred('/max/');
+
+        is code(Report::put($n, $place, $content, headers => [ @said ])), 204,
+            "$size bytes are put";
+        $doc = $n->status($max);
+        $res = $n->result($max);
+
+        if ($over) {
+            is "$doc->{status} $doc->{error}{code}",
+                'failed result_too_large', '.. too large';
+            like $doc->{error}{message}, qr/larger than 81920 bytes/,
+                '.. it says';
+            ok !exists $doc->{response}, '.. there is no answer';
+            Offload::problem($res, 404, '.. and no result');
+        } else {
+            ok $res->{body} eq $content, '.. and kept';
+        }
+
+        is code(Report::put($n, $place, $content)), 204, '.. once more: 204';
+
+        my ($cut, $there) = deferred('/cut/');
+
+        is code(Report::put($n, $there, $content, headers => [
+            'Offload-Status' => 201, @said ])), 204, "$size to be cut";
+        $doc = $n->status($cut);
+        is_deeply $doc->{response}, {
+            status => 201, content_type => 'text/x-large', length => 81_920,
+            $over ? (truncated => JSON::PP::true) : () },
+            '.. as the document says';
+        $res = $n->result($cut);
+        is "$res->{status} $doc->{status}", '201 completed', '.. completed';
+        ok $res->{body} eq Backend::content(81_920), '.. by its beginning';
+        is $res->{h}{'offload-truncated'}, $over ? 1 : undef,
+            '.. Offload-Truncated';
+        is $res->{h}{'x-other'}, 'o', '.. with its headers';
+        is scalar(grep { exists $res->{h}{$_} } qw(etag last-modified digest)),
+            $over ? 0 : 3, '.. but for what was said of the whole';
+        is code(Report::put($n, $there, 'x')), 204, '.. once more: 204';
+        ok $n->result($cut)->{body} eq $res->{body}, '.. no harm';
+        $n->request(DELETE => $cut->{path});
+    }
+
+    is_deeply [ files('spool/tmp') ], [], 'no file is left over';
+    ok wait_until(20, sub { files('blobs') == $kept }), '.. nor a result';
 
 
     # what is not deferred

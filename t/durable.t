@@ -24,6 +24,10 @@ server {
         offload_accept_timeout 400ms;
         offload jobs; proxy_pass http://%%BACKEND%%;
     }
+    location /taken/ {
+        offload_accept_timeout 1500ms;
+        offload jobs; proxy_pass http://%%BACKEND%%;
+    }
     location /later/ {
         offload_accept_timeout 3s;
         offload jobs; proxy_pass http://%%BACKEND%%;
@@ -49,6 +53,11 @@ sub send_all {
 
 sub pending { my ($n, $want) = @_;
               Offload::wait_until(10, sub { $n->figures->{bytes} >= $want }) }
+
+sub working { my ($n, $pid) = @_;
+              Offload::wait_until(20, sub {
+                  my $w = $n->counters->{worker};
+                  $w->{alive} && $w->{pid} == $pid }) }
 
 sub drained { my ($n) = @_;
               Offload::wait_until(20, sub { my $f = $n->figures;
@@ -155,14 +164,22 @@ my %DIES = (
         my ($status, $runs) = @{ $DIES{$place} };
 
         for my $large (0, 1) {
-            my $uri = "/soon/$place/$large";
+            my $early = $place eq 'store.before-commit';
+            my $uri = ($early ? '/later' : '/taken') . "/$place/$large";
             my $body = Backend::content($large ? 900_000 : 100);
             my $s = Http::dial($n->port);
 
-            Http::write_all($s, Http::bytes(POST => $uri, body => $body));
-            pending($n, 1) or fail("$place: submitted");
+            # its start takes nobody's time, but dies by its first commit
+            my $pid = $early ? undef : $n->by_hand($place);
 
-            my $pid = $n->by_hand($place);
+            $early || working($n, $pid) or fail("$place: offloadd works");
+            Http::write_all($s, Http::bytes(POST => $uri, body => $body));
+
+            if ($early) {
+                pending($n, 1) or fail("$place: submitted");
+                $pid = $n->by_hand($place);
+            }
+
             my $r = Http::response($s, deadline => 15);
 
             is $r->{status}, $status, "$place, $large: $status";

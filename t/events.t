@@ -361,6 +361,31 @@ $b->open_gate('die');
 is_deeply [ $s->rest ], [ 'completed' ], 'and its end';
 
 
+# nginx's processes die, and with them streams and attempt
+
+$job = gated('killed');
+$n->wait_status($job, 'running');
+@many = map { events($job) } 1 .. 10;
+($id) = map { $_->next->{id} } @many;
+@old = $n->workers;
+$n->allow(qr/worker process \d+ exited on signal 9/);
+kill 'KILL', @old;
+is_deeply [ map { $_->rest; $_->{end} } @many ], [ ('cut') x 10 ],
+    'nginx dies: streams are cut off';
+ok wait_until(30, sub {
+    my @new = $n->workers;
+    @new == 2 && !grep { $_ == $old[0] || $_ == $old[1] } @new }),
+    'there are new processes';
+$b->wait_for(1, event => 'request', job => $job->{id}, attempt => 2);
+$n->wait_status($job, 'running');
+@many = map { events($job, last => $id) } 1 .. 10;
+is_deeply [ map { my $e = $_->next; "$e->{event} $e->{doc}{attempts}" } @many ],
+    [ ('running 2') x 10 ], 'who comes back is told what is new';
+$b->open_gate('killed');
+is_deeply [ map { join ' ', $_->rest, $_->{end} } @many ],
+    [ ('completed whole') x 10 ], 'and the end';
+
+
 # canceled
 
 my ($one, $two) = (gated('cancel'), gated('cancel'));

@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Offload;
+use Report;
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -114,6 +115,51 @@ for my $case ([ 'slots', 'jobs 2m path=%%ZONE%% lanes=2 slots=64', 10 ],
 
     is_deeply \@order, [ grep { $_ != 251 } 0 .. 500 ],
         'in the order they came';
+    $n->finish;
+}
+
+
+# headers that nginx takes, and the rings of a small zone do not
+
+{
+    my $n = Offload->new(backend => $b, zone => 'jobs 2m lanes=2 path=%%ZONE%%',
+        http => <<'EOT')->start;
+server {
+    listen 127.0.0.1:%%PORT%%;
+    client_max_body_size 4m;
+    large_client_header_buffers 8 64k;
+    location / { offload jobs; proxy_pass http://%%BACKEND%%; }
+    location /jobs/ { offload_status jobs; }
+}
+EOT
+    my @large = map { ("Offload-Header-X-$_" => 'v' x 60_000) } 1 .. 4;
+    my $r = $n->request(POST => '/431', body => 'x', headers => [
+        map { s/^Offload-Header-//r } @large ]);
+    my $doc = Offload::problem($r, 431, 'headers too large for the zone: 431');
+
+    like $doc->{type}, qr/:header-fields-too-large$/, '.. by its type';
+    is $n->counters->{accepted}, 0, '.. there is no job';
+
+    my $job = $n->submit(POST => '/431?status=202&h=Offload-Defer:1',
+                         body => 'x');
+    my $at = Report::place($b, $job);
+
+    ok Offload::wait_until(20, sub {
+        $n->worker_log =~ /msg=deferred job=$job->{id}/ }), 'deferred';
+
+    for my $size (10, 2_000_000) {
+        $r = Report::put($n, $at, 'y' x $size, headers => [ @large ]);
+        $doc = Offload::problem($r, 431,
+            "the same with a result of $size bytes that is put: 431");
+        like $doc->{type}, qr/:header-fields-too-large$/, '.. by its type';
+    }
+
+    is $n->status($job)->{status}, 'running', '.. the job runs on';
+    is_deeply [ glob "$n->{zone_dir}/store/{spool/tmp,blobs}/*" ], [],
+        '.. no file is left';
+    is Report::put($n, $at, 'end', headers => [ @large[0, 1] ])->{status}, 204,
+        'with less it is put';
+    is length $n->result($job)->{h}{'x-1'}, 60_000, '.. as it was';
     $n->finish;
 }
 

@@ -11,6 +11,7 @@ use lib "$FindBin::Bin/lib";
 use Digest::SHA qw(sha256_hex);
 use IO::Socket::INET;
 use IO::Socket::IP;
+use Control;
 use Offload;
 use Ports;
 use Test::More;
@@ -143,13 +144,19 @@ ok $b->wait_for(1, event => 'request', job => $job->{id}), 'one that runs';
 $n->request(DELETE => $job->{path});
 ok $b->wait_for(1, event => 'abort', job => $job->{id}), 'is canceled';
 
-$doc = $n->settled($n->submit(POST => '/down/'));
-is "$doc->{error}{code} $doc->{attempts}", 'exhausted 2',
-    'no connection: as a replay without one';
-like $doc->{error}{message}, qr/could not be reached: .*refused.*2 attempts/i,
-    'with the reason';
+my $waits = $n->submit(POST => '/down/');
+
+ok Offload::wait_until(20, sub {
+    control($n, GET => '/v1/queues/down')->{circuit}{failures} > 2 }),
+    'no connection: as a replay without one, it waits for one';
+like $n->worker_log,
+    qr/job=$waits->{id} .*could not be reached: .*refused/i, 'with the reason';
 $doc = $n->settled($n->submit(POST => '/once/'));
-is $doc->{error}{code}, 'unreachable', 'and at the first, without retries';
+is $doc->{error}{code}, 'unreachable', 'at the first, without retries';
+
+my $came = Backend->start(http_port => $down);
+
+is $n->settled($waits)->{status}, 'completed', 'when it is there all is done';
 
 ($seen, $doc) = $n->echoed(POST => '/tls/', body => 'hello');
 is "$doc->{status} $seen->{uri}", 'completed /tls', 'TLS';

@@ -88,14 +88,14 @@ my @even = map { $n->submit(POST => "/even/$_", body => 'x') } 1 .. 5;
 ok wait_until(20, sub { seen('/even/') == 2 }), 'one, and one by the burst';
 $n->settled($_) for @even[0, 1];
 ok wait_until(20, sub { queue('even')->{waiting} == 3 }), 'the others wait';
-$clock->ahead(50);
+$clock->ahead(30);
 ok $n->reload, 'a reload';
 cmp_ok queue('even')->{rate}{next_in_ms}, '>', 5000,
     'does not make the next one come sooner';
 killed();
 cmp_ok queue('even')->{rate}{next_in_ms}, '>', 5000, 'nor does a kill';
 is seen('/even/'), 2, 'there are two still';
-$clock->ahead(12);
+$clock->ahead(32);
 is $n->settled($even[2])->{status}, 'completed', 'a minute later the third';
 is seen('/even/'), 3, 'and no other';
 $clock->ahead(60);

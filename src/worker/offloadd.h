@@ -379,6 +379,8 @@ void result_free(struct result *r);
 int result_header(struct result *r, const char *line, size_t len);
 int result_body(struct result *r, const char *store, const uint8_t *id,
     const void *p, size_t n);
+/* A header that tells of a whole body, and is wrong of its beginning? */
+int result_is_of_whole(const char *name, size_t len);
 /* The answer is complete: its blob stays. */
 int result_finish(struct result *r, uint32_t status);
 

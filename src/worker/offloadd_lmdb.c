@@ -542,6 +542,7 @@ const struct engine  engine_lmdb = {
     .withdraw = lmdb_withdraw,
     .knows = lmdb_knows,
     .holder = lmdb_holder,
+    .bound = lmdb_bound,
     .progress = lmdb_progress,
     .defer = lmdb_defer,
     .expire = lmdb_expire,

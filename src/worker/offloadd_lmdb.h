@@ -178,6 +178,8 @@ int lmdb_new_token(struct lmdb *m, struct store_job *row,
     struct engine_error *e);
 int lmdb_holder(void *self, const uint8_t *id, const uint8_t *token,
     uint64_t *seq, struct store_job *row, struct engine_error *e);
+int lmdb_bound(void *self, uint64_t seq, uint64_t *max, int *cut,
+    struct engine_error *e);
 int lmdb_progress(void *self, uint64_t seq, struct store_job *row,
     const struct zone_progress_view *view, struct engine_error *e);
 int lmdb_defer(void *self, struct store_op *op, struct engine_error *e);

@@ -49,6 +49,35 @@ lmdb_holder(void *self, const uint8_t *id, const uint8_t *token,
 }
 
 
+/* Its request says so.  One that is damaged must not keep it from its end. */
+
+int
+lmdb_bound(void *self, uint64_t seq, uint64_t *max, int *cut,
+    struct engine_error *e)
+{
+    int                        rc;
+    MDB_val                    key, data;
+    struct lmdb               *m = self;
+    struct zone_request_view   view;
+
+    *max = 0;
+    *cut = 0;
+
+    lmdb_seq_key(&key, &seq);
+    rc = mdb_get(m->txn, m->db[LMDB_REQUESTS], &key, &data);
+
+    if (rc == 0
+        && zone_request_parse(&view, data.mv_data, data.mv_size) == NULL)
+    {
+        *max = view.fixed.result_max;
+        *cut = (view.fixed.flags & ZONE_REQUEST_TRUNCATE) != 0;
+    }
+
+    return rc == 0 || rc == MDB_NOTFOUND ? 0
+           : lmdb_fail(e, rc, STORE_DB_REQUESTS);
+}
+
+
 /* Writes the row with its progress, the only string it has while it runs. */
 
 static int

@@ -15,6 +15,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+
+/* What is kept of a result that is put. */
+
+struct put_kept {
+    uint64_t    max;                            /* its job's; 0: any size */
+    uint64_t    size;
+    int         over;                           /* it is larger, */
+    int         cut;                            /* and cut, not refused */
+    char        message[STORE_MESSAGE_MAX];
+    struct buf  headers;
+    struct buf  body;                           /* in the record */
+};
 
 
 /* As an answer to nginx; 0 for what goes on. */
@@ -103,11 +117,36 @@ report_apply(struct store *s, struct store_op *op, struct engine_error *e)
 }
 
 
+/* As of an attempt's answer: see result_limit(). */
+
+static int
+put_bound(struct store *s, struct drain_item *item,
+    const struct zone_put *put, struct put_kept *kept, struct engine_error *e)
+{
+    if (s->engine->bound(s->self, item->seq, &kept->max, &kept->cut, e) != 0) {
+        return -1;
+    }
+
+    kept->over = kept->max && put->body_size > kept->max;
+    kept->size = kept->over ? kept->max : put->body_size;
+
+    return 0;
+}
+
+
+static int
+put_refused(const struct put_kept *kept)
+{
+    return kept->over && !kept->cut;
+}
+
+
 /* The file as what the row will name: 0, 1 if it is not there, -1. */
 
 static int
 put_rename(struct store *s, struct drain_item *item,
-    const struct zone_put *put, struct engine_error *e)
+    const struct zone_put *put, const struct put_kept *kept,
+    struct engine_error *e)
 {
     char         from[PATH_MAX], to[PATH_MAX];
     struct stat  st;
@@ -130,15 +169,28 @@ put_rename(struct store *s, struct drain_item *item,
         return -1;
     }
 
-    /* ENOENT: renamed by a commit that failed, or before a kill */
+    ZONE_FAILPOINT("put.renamed");
 
-    if (stat(to, &st) == -1 || !S_ISREG(st.st_mode)
-        || (uint64_t) st.st_size != put->body_size)
-    {
+    /* ENOENT, or cut: by a commit that failed, or before a kill */
+
+    if (stat(to, &st) == -1 || !S_ISREG(st.st_mode)) {
         return 1;
     }
 
-    ZONE_FAILPOINT("put.renamed");
+    if ((uint64_t) st.st_size == kept->size) {
+        return 0;
+    }
+
+    if ((uint64_t) st.st_size != put->body_size) {
+        return 1;
+    }
+
+    if (truncate(to, (off_t) kept->size) == -1) {
+        e->err = errno;
+        (void) snprintf(e->text, sizeof(e->text), "truncate %.256s: %s", to,
+                        strerror(errno));
+        return -1;
+    }
 
     return 0;
 }
@@ -146,11 +198,11 @@ put_rename(struct store *s, struct drain_item *item,
 
 static int
 put_file(struct store *s, struct drain_item *item, const struct zone_put *put,
-    struct engine_error *e)
+    const struct put_kept *kept, struct engine_error *e)
 {
     int  rc;
 
-    rc = put_rename(s, item, put, e);
+    rc = put_rename(s, item, put, kept, e);
 
     if (rc == 0 && s->durable) {
         rc = files_sync(s, FILES_BLOBS, item->record.id,
@@ -169,52 +221,126 @@ put_file(struct store *s, struct drain_item *item, const struct zone_put *put,
 }
 
 
+/* Of one that is cut nothing is said of the whole. */
+
+static int
+put_headers(const struct zone_put_view *view, struct put_kept *kept,
+    struct engine_error *e)
+{
+    size_t       len;
+    const char  *p, *end;
+
+    p = view->headers.data;
+    end = p + view->headers.len;
+
+    for ( /* void */ ; p < end; p += len) {
+        len = strlen(p) + 1;
+
+        if (kept->over && result_is_of_whole(p, strcspn(p, ":"))) {
+            continue;
+        }
+
+        if (buf_append(&kept->headers, p, len) != 0) {
+            e->err = ENOMEM;
+            (void) snprintf(e->text, sizeof(e->text), "no memory for the "
+                            "header of a result");
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* One that is larger than its job allows, and is not cut. */
+
+static int
+put_refuse(struct store *s, struct drain_item *item, struct store_op *op,
+    struct put_kept *kept, struct engine_error *e)
+{
+    int  rc;
+
+    (void) snprintf(kept->message, sizeof(kept->message), "the result that "
+                    "was put is larger than %llu bytes",
+                    (unsigned long long) kept->max);
+
+    op->row.state = STORE_FAILED;
+    op->row.error = STORE_ERROR_TOO_LARGE;
+    op->row.message_len = (uint16_t) strlen(kept->message);
+    op->message = kept->message;
+
+    rc = s->engine->settle(s->self, op, e);
+
+    item->row = op->row;
+
+    return rc;
+}
+
+
+static int
+put_answer(struct store *s, struct drain_item *item, struct store_op *op,
+    const struct zone_put_view *view, struct put_kept *kept,
+    struct engine_error *e)
+{
+    int  rc;
+
+    kept->body.data = (uint8_t *) (uintptr_t) view->body.data;
+    kept->body.len = (size_t) kept->size;
+
+    op->row.state = STORE_COMPLETED;
+    op->row.http_status = view->fixed.http_status;
+    op->row.result_size = kept->size;
+    op->row.flags |= kept->over ? STORE_TRUNCATED : 0;
+
+    if (view->fixed.http_status >= 400) {
+        op->row.state = STORE_FAILED;
+        op->row.error = STORE_ERROR_BACKEND;
+        (void) snprintf(kept->message, sizeof(kept->message),
+                        "the backend answered %u", view->fixed.http_status);
+    }
+
+    op->row.type_len = (uint16_t) (view->type.len < STORE_TYPE_MAX
+                                   ? view->type.len : STORE_TYPE_MAX);
+    op->row.message_len = (uint16_t) strlen(kept->message);
+    op->type_text = view->type.data;
+    op->message = kept->message;
+    op->headers = &kept->headers;
+    op->body = view->fixed.flags & ZONE_PUT_BODY_FILE ? NULL : &kept->body;
+
+    rc = put_headers(view, kept, e);
+
+    if (rc == 0) {
+        rc = s->engine->settle(s->self, op, e);
+        item->row = op->row;
+    }
+
+    buf_free(&kept->headers);
+
+    return rc;
+}
+
+
 /* The same as the answer of an attempt, see attempt_settle(). */
 
 static int
 put_settle(struct store *s, struct drain_item *item,
-    const struct zone_put_view *view, struct engine_error *e)
+    const struct zone_put_view *view, struct put_kept *kept,
+    struct engine_error *e)
 {
     int              rc;
-    char             message[STORE_MESSAGE_MAX];
-    struct buf       headers, body;
     struct store_op  op;
 
     memset(&op, 0, sizeof(op));
-    headers.data = (uint8_t *) (uintptr_t) view->headers.data;
-    headers.len = view->headers.len;
-    body.data = (uint8_t *) (uintptr_t) view->body.data;
-    body.len = view->body.len;
-    message[0] = '\0';
 
     op.type = STORE_OP_SETTLE;
     op.seq = item->seq;
     op.row = item->row;
-    op.row.state = STORE_COMPLETED;
-    op.row.http_status = view->fixed.http_status;
     op.row.finished_ms = clock_ms();
     op.row.expires_ms = op.row.finished_ms
                         + store_ttl_ms(&op.row, atomic_load(&s->ttl_ms));
-    op.row.result_size = view->fixed.body_size;
 
-    if (view->fixed.http_status >= 400) {
-        op.row.state = STORE_FAILED;
-        op.row.error = STORE_ERROR_BACKEND;
-        (void) snprintf(message, sizeof(message), "the backend answered %u",
-                        view->fixed.http_status);
-    }
-
-    op.row.type_len = (uint16_t) (view->type.len < STORE_TYPE_MAX
-                                  ? view->type.len : STORE_TYPE_MAX);
-    op.row.message_len = (uint16_t) strlen(message);
-    op.type_text = view->type.data;
-    op.message = message;
-    op.headers = &headers;
-    op.body = view->fixed.flags & ZONE_PUT_BODY_FILE ? NULL : &body;
-
-    rc = s->engine->settle(s->self, &op, e);
-
-    item->row = op.row;
+    rc = put_refused(kept) ? put_refuse(s, item, &op, kept, e)
+                           : put_answer(s, item, &op, view, kept, e);
 
     ZONE_FAILPOINT("put.before-commit");
 
@@ -247,6 +373,7 @@ drain_put(struct store *s, struct drain_item *item, struct engine_error *e)
 {
     int                   rc;
     const char           *wrong;
+    struct put_kept       kept;
     struct zone_put_view  view;
 
     wrong = zone_put_parse(&view, zone_record_payload(item->at),
@@ -263,19 +390,24 @@ drain_put(struct store *s, struct drain_item *item, struct engine_error *e)
         item->result = put_stale(s, item);
     }
 
+    memset(&kept, 0, sizeof(kept));
+
     if (rc == 0) {
         item->row.flags |= STORE_DEFERRED;
+        rc = put_bound(s, item, &view.fixed, &kept, e);
 
-        if (view.fixed.flags & ZONE_PUT_BODY_FILE) {
-            rc = put_file(s, item, &view.fixed, e);
+        if (rc == 0 && (view.fixed.flags & ZONE_PUT_BODY_FILE)
+            && !put_refused(&kept))
+        {
+            rc = put_file(s, item, &view.fixed, &kept, e);
         }
 
         if (rc == 0) {
-            rc = put_settle(s, item, &view, e);
+            rc = put_settle(s, item, &view, &kept, e);
         }
     }
 
-    if (rc == -1 || rc == 0) {
+    if (rc == -1 || (rc == 0 && !put_refused(&kept))) {
         return rc;
     }
 

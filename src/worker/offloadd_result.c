@@ -333,6 +333,32 @@ result_body(struct result *r, const char *store, const uint8_t *id,
 }
 
 
+static int
+result_is_one_of(const char *const *names, size_t n, const char *name,
+    size_t len)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        if (strlen(names[i]) == len && strncasecmp(name, names[i], len) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* A header that tells of a whole body, and is wrong of its beginning? */
+
+int
+result_is_of_whole(const char *name, size_t len)
+{
+    return result_is_one_of(result_dropped_cut,
+                            ARRAY_LENGTH(result_dropped_cut), name, len);
+}
+
+
 /* Is `name` one of the tokens of a Connection header? */
 
 static int
@@ -376,22 +402,6 @@ result_connection_names(const struct result *r, const char *name, size_t len)
 
 
 static int
-result_is_one_of(const char *const *names, size_t n, const char *name,
-    size_t len)
-{
-    size_t  i;
-
-    for (i = 0; i < n; i++) {
-        if (strlen(names[i]) == len && strncasecmp(name, names[i], len) == 0) {
-            return 1;
-        }
-    }
-
-    return 0;
-}
-
-
-static int
 result_is_dropped(const struct result *r, const char *name, size_t len)
 {
     size_t  i, n;
@@ -410,9 +420,7 @@ result_is_dropped(const struct result *r, const char *name, size_t len)
         }
     }
 
-    return (r->over && result_is_one_of(result_dropped_cut,
-                                        ARRAY_LENGTH(result_dropped_cut),
-                                        name, len))
+    return (r->over && result_is_of_whole(name, len))
            || result_connection_names(r, name, len);
 }
 

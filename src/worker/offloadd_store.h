@@ -256,6 +256,9 @@ struct engine {
     int       (*progress)(void *self, uint64_t seq, struct store_job *row,
                    const struct zone_progress_view *view,
                    struct engine_error *e);
+    /* How large the job's result may be, 0: any; is a larger one cut? */
+    int       (*bound)(void *self, uint64_t seq, uint64_t *max, int *cut,
+                   struct engine_error *e);
     int       (*defer)(void *self, struct store_op *op,
                    struct engine_error *e);
     /* At most max; how many. */

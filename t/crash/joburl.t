@@ -19,8 +19,8 @@ my $PERCENT = 42;
 # Running elsewhere, and known to be.
 
 sub deferred {
-    my ($n) = @_;
-    my $job = Crash::send_job($n, 'later');
+    my ($n, %o) = @_;
+    my $job = Crash::send_job($n, 'later', %o);
 
     is Crash::answer($job), 202, 'accepted';
     ok Offload::wait_until(20, sub {
@@ -110,9 +110,9 @@ sub defer {
 
 
 sub put_sized {
-    my ($n, $row, $size) = @_;
+    my ($n, $row, $size, $kept) = @_;
     my $pid = $n->by_hand($row->{place});
-    my $job = deferred($n);
+    my $job = deferred($n, $kept ? (at => '/cut') : ());
     my $at = place($job, 1);
     my $body = Backend::content($size);
     my $sock = send_report($n, $at, 'PUT', "$at->{path}/result", 'text/plain',
@@ -122,6 +122,7 @@ sub put_sized {
     $pid = $n->by_hand;
     is Http::response($sock)->{status}, $row->{client},
         "who puts $size bytes is answered";
+    $body = substr $body, 0, $kept if $kept;
     ended($n, $job, $row, $body);
     is Report::put($n, $at, 'another')->{status}, 204, 'again: no harm';
     ok $n->result($job)->{body} eq $body, 'and no change';
@@ -132,7 +133,8 @@ sub put_sized {
 
 my %way = (progress => [ \&progress ], defer => [ \&defer ],
            put => [ sub { put_sized(@_, 300) },
-                    sub { put_sized(@_, 300_000) } ]);
+                    sub { put_sized(@_, 300_000) },
+                    sub { put_sized(@_, 300_000, $Crash::CUT) } ]);
 my @nginx;
 
 for my $mode ('memory', 'disk') {

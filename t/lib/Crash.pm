@@ -150,6 +150,9 @@ slot.undo.mid               unit      md   repair    -       -    -         -
 slot.undo.done              unit      md   repair    -       -    -         -
 EOT
 
+# bytes, and no more, are kept of a result below /cut
+our $CUT = 1000;
+
 my @COLUMNS = qw(place role mode probe client late job attempts);
 my %MODE = (m => 'memory', d => 'disk');
 
@@ -244,6 +247,10 @@ server {
     location /once/ {
         offload jobs; proxy_pass http://%%BACKEND%%;
         offload_delivery at-most-once;
+    }
+    location /cut/ {
+        offload jobs; proxy_pass http://%%BACKEND%%;
+        offload_max_result $CUT truncate;
     }
     location /jobs/ { offload_status jobs; }
 }
