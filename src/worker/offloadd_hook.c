@@ -31,6 +31,7 @@ hook_entry_free(struct hook_entry *e)
 {
     free(e->url);
     e->url = NULL;
+    buf_free(&e->trace);
     buf_free(&e->body);
 }
 
@@ -44,13 +45,14 @@ hook_weigh(struct hook_outcome *o, uint32_t attempts, uint32_t status,
     o->attempts = attempts;
     o->http_status = (uint16_t) (status < 1000 ? status : 0);
     o->next_ms = 0;
+    o->gone = status == 410;
 
     if (status >= 200 && status <= 299) {
         o->status = STORE_HOOK_DELIVERED;
         return;
     }
 
-    if (status == 410) {
+    if (o->gone) {
         o->status = STORE_HOOK_DISABLED;
         return;
     }
@@ -98,6 +100,18 @@ hook_host(struct offloadd *d, const struct hook_entry *e)
 }
 
 
+/* It is not sent now: what it becomes, as an outcome. */
+
+static void
+hook_unsent(struct hook *h, uint8_t status, uint64_t next_ms)
+{
+    h->outcome.status = status;
+    h->outcome.attempts = h->e.row.attempts;
+    h->outcome.http_status = h->e.row.http_status;
+    h->outcome.next_ms = next_ms;
+}
+
+
 /* A receiver that is too busy gets nothing else meanwhile. */
 
 static void
@@ -120,11 +134,8 @@ hook_paused(struct offloadd *d, struct hook *h)
         return 0;
     }
 
-    h->outcome.status = STORE_HOOK_PENDING;
-    h->outcome.attempts = h->e.row.attempts;
-    h->outcome.http_status = h->e.row.http_status;
-    h->outcome.next_ms = host->until_ms
-                         + sched_random(&d->sched) % HOOK_PAUSE_MS;
+    hook_unsent(h, STORE_HOOK_PENDING,
+                host->until_ms + sched_random(&d->sched) % HOOK_PAUSE_MS);
 
     return 1;
 }
@@ -139,6 +150,7 @@ hook_submit(struct offloadd *d, struct hook *h)
     h->op.hook = &h->outcome;
     h->outcome.n = h->e.row.n;
     h->outcome.settled_ms = h->e.row.settled_ms;
+    h->outcome.now_ms = clock_ms();
 
     loop_submit(d, &h->op);
 }
@@ -149,9 +161,11 @@ hook_log(const struct hook *h, const char *error)
 {
     int              level;
     char             id[HOOK_ID_MAX], host[256];
+    uint8_t          receiver[STORE_GONE_SIZE];
     struct log_line  l;
 
-    level = h->outcome.status == STORE_HOOK_FAILED ? LOG_WARN
+    level = h->outcome.status == STORE_HOOK_FAILED || h->outcome.gone
+            ? LOG_WARN
             : h->outcome.status == STORE_HOOK_DELIVERED ? LOG_DEBUG
             : LOG_INFO;
 
@@ -169,7 +183,14 @@ hook_log(const struct hook *h, const char *error)
     log_str(&l, "status", hook_status(h->outcome.status));
     log_uint(&l, "attempts", h->outcome.attempts);
 
-    if (h->outcome.http_status) {
+    if (h->outcome.gone
+        && hook_receiver(receiver, h->e.row.queue, h->e.url,
+                         h->e.row.hook.url_len) == 0)
+    {
+        log_id(&l, "receiver", receiver);       /* to be enabled by */
+    }
+
+    if (h->outcome.http_status && !h->e.gone) {
         log_uint(&l, "http_status", h->outcome.http_status);
 
     } else {
@@ -220,9 +241,15 @@ hook_begin(struct offloadd *d, struct hook_entry *e)
     h->daemon = d;
     h->used = 1;
     h->e = *e;
-    e->url = NULL;
-    memset(&e->body, 0, sizeof(e->body));
+    memset(e, 0, sizeof(*e));
     d->hooks.used++;
+
+    if (h->e.gone) {
+        hook_unsent(h, STORE_HOOK_DISABLED, 0);
+        hook_log(h, "its receiver is gone");
+        hook_submit(d, h);
+        return;
+    }
 
     if (hook_paused(d, h)) {
         hook_submit(d, h);

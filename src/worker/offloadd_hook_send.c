@@ -103,6 +103,37 @@ hook_line(struct hook *h, const char *text)
 }
 
 
+/*
+ * Each try is a span of its own below the client's.  One that is made again
+ * after a kill is the same try, and the same span.
+ */
+
+static int
+hook_trace(struct hook *h, const char *id)
+{
+    int    n;
+    char  *p, *end, try[HOOK_ID_MAX + 16];
+
+    p = (char *) h->e.trace.data;
+    end = p + h->e.trace.len;
+
+    if (p == end) {
+        return 0;
+    }
+
+    n = snprintf(try, sizeof(try), "%s.%u", id, h->e.row.attempts + 1);
+    trace_span(p + sizeof(TRACE_HEADER) - 1, try, (size_t) n);
+
+    for ( /* void */ ; p < end; p += strlen(p) + 1) {
+        if (hook_line(h, p) != 0) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
 /* -1: not now, for want of memory or of the secret (`refused`). */
 
 static int
@@ -119,7 +150,8 @@ hook_lines(struct offloadd *d, struct hook *h)
 
     if (hook_line(h, line) != 0
         || hook_line(h, "Content-Type: application/json") != 0
-        || hook_line(h, "Expect:") != 0)
+        || hook_line(h, "Expect:") != 0
+        || hook_trace(h, id) != 0)
     {
         return -1;
     }
