@@ -150,7 +150,8 @@ is $n->status($later)->{webhooks}[0]{status}, 'disabled',
     'what was not sent is not sent by that';
 control($n, POST => "/v1/webhooks/" . listed($later)->{webhook_id} . '/retry');
 hook($later, 'delivered', 1, 'but may be');
-like $n->worker_log, qr/a receiver is enabled" receiver=$r->{receiver_id} by_user/,
+like $n->worker_log,
+    qr/a receiver is enabled" receiver=$r->{receiver_id} by_user/,
     'who did it is in the log';
 control_problem($n, 404, POST => "/v1/receivers/$r->{receiver_id}/enable");
 control_problem($n, 404, POST => '/v1/receivers/no/enable');
