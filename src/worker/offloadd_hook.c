@@ -45,7 +45,7 @@ hook_weigh(struct hook_outcome *o, uint32_t attempts, uint32_t status,
     o->attempts = attempts;
     o->http_status = (uint16_t) (status < 1000 ? status : 0);
     o->next_ms = 0;
-    o->gone = status == 410;
+    o->gone = status == 410 && !ZONE_MUTANT("hook.410");
 
     if (status >= 200 && status <= 299) {
         o->status = STORE_HOOK_DELIVERED;
@@ -130,7 +130,9 @@ hook_paused(struct offloadd *d, struct hook *h)
     uint64_t           now = clock_ms();
     struct hook_host  *host = hook_host(d, &h->e);
 
-    if (host->hash != hook_host_hash(&h->e) || host->until_ms <= now) {
+    if (host->hash != hook_host_hash(&h->e) || host->until_ms <= now
+        || ZONE_MUTANT("hook.pause"))
+    {
         return 0;
     }
 

@@ -100,7 +100,9 @@ hook_sign(char text[HOOK_SIGNATURE_MAX], const struct hook_file *secret,
     memset(&all, 0, sizeof(all));
     n = snprintf(head, sizeof(head), "%s.%" PRIu64 ".", id, timestamp);
 
-    if (n < 0 || buf_append(&all, head, (size_t) n) != 0
+    if (n < 0
+        || buf_append(&all, head, ZONE_MUTANT("hook.sign") ? 0 : (size_t) n)
+           != 0
         || buf_append(&all, body->data, body->len) != 0
         || HMAC(EVP_sha256(), secret->key, (int) secret->len, all.data,
                 all.len, mac, &len) == NULL)

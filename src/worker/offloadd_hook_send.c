@@ -52,8 +52,9 @@ hook_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
     family = hook_address(address, &addr);
 
     if (family == 0
-        || !hook_permits(&h->daemon->policy.hooks, h->e.row.queue,
-                         h->e.row.hook.flags, &host, family, addr))
+        || (!hook_permits(&h->daemon->policy.hooks, h->e.row.queue,
+                          h->e.row.hook.flags, &host, family, addr)
+            && !ZONE_MUTANT("hook.guard")))
     {
         h->refused = 1;
         return CURL_SOCKET_BAD;
@@ -170,7 +171,7 @@ hook_lines(struct offloadd *d, struct hook *h)
 
     if (secret == NULL) {
         h->refused = 1;                         /* never without signature */
-        return -1;
+        return ZONE_MUTANT("hook.unsigned") ? 0 : -1;
     }
 
     if (hook_sign(mac, secret, id, now, &h->e.body) != 0) {
@@ -197,7 +198,7 @@ hook_options(struct offloadd *d, struct hook *h, CURL *easy)
     set(CURLOPT_PROTOCOLS_STR, "http,https");
     set(CURLOPT_PROXY, "");
     set(CURLOPT_NOSIGNAL, 1L);
-    set(CURLOPT_FOLLOWLOCATION, 0L);
+    set(CURLOPT_FOLLOWLOCATION, ZONE_MUTANT("hook.redirect") ? 1L : 0L);
     set(CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
     set(CURLOPT_USERAGENT, "offloadd/" OFFLOADD_VERSION);
     set(CURLOPT_POST, 1L);

@@ -89,10 +89,15 @@ control.before-commit       dead      md   redrive   broken  -    completed 3
 control.after-commit        dead      md   redrive   broken  -    completed 3
 control.before-commit       dead      md   purge     broken  -    failed    2
 control.after-commit        dead      md   purge     broken  -    failed    2
+settle.before-commit        webhook   md   small     202     -    completed 2
+settle.after-commit         webhook   md   small     202     -    completed 1
 hook.before-send            webhook   md   small     202     -    completed 1
 hook.answered               webhook   md   small     202     -    completed 1
+hook.answered               webhook   md   gone      202     -    completed 1
 hook.before-commit          webhook   md   small     202     -    completed 1
+hook.before-commit          webhook   md   gone      202     -    completed 1
 hook.after-commit           webhook   md   small     202     -    completed 1
+hook.after-commit           webhook   md   gone      202     -    completed 1
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -

@@ -18,6 +18,8 @@ use File::Path ();
 use Offload;
 use Test::More;
 
+require ScenarioHooks;                          # more of them
+
 our @EXPORT = qw(run);
 
 my $back;
