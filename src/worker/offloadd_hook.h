@@ -21,6 +21,8 @@
 #define HOOK_TIMEOUT_MS       20000
 #define HOOK_ANSWER_MAX       (64u * 1024)      /* read of an answer */
 #define HOOK_HOSTS            64                /* that are held back */
+#define HOOKS_SLOW            4                 /* at once to one of those
+                                                   that do not answer */
 #define HOOK_ID_MAX           64
 
 
@@ -138,18 +140,21 @@ struct hook {
     struct hook_outcome   outcome;
     void                 *easy;                 /* CURL */
     struct curl_slist    *lines;
+    uint64_t              host;                 /* scheme, host, port */
     size_t                received;
+    int                   late;                 /* it did not answer */
     int                   refused;              /* by the guard */
 };
 
 struct hook_host {
     uint64_t  hash;
-    uint64_t  until_ms;
+    uint64_t  until_ms;                         /* it has asked for a pause */
+    int       slow;                             /* it did not answer in time */
 };
 
 struct hooks {
     struct hook       all[HOOKS_MAX];
-    struct hook_host  hosts[HOOK_HOSTS];        /* have asked for a pause */
+    struct hook_host  hosts[HOOK_HOSTS];
     struct hook_list  list;
     struct store_op   fetch;
     int               fetching;

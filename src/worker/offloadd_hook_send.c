@@ -73,7 +73,7 @@ hook_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
 }
 
 
-/* Read and thrown away; there is an end to it. */
+/* Read and thrown away, header and body; there is an end to it. */
 
 static size_t
 hook_write(char *p, size_t size, size_t n, void *ctx)
@@ -212,6 +212,8 @@ hook_options(struct offloadd *d, struct hook *h, CURL *easy)
     set(CURLOPT_CLOSESOCKETDATA, d);
     set(CURLOPT_WRITEFUNCTION, hook_write);
     set(CURLOPT_WRITEDATA, h);
+    set(CURLOPT_HEADERFUNCTION, hook_write);
+    set(CURLOPT_HEADERDATA, h);
 
     /*
      * A connection that is kept was looked at for whom it was opened: rules
@@ -305,6 +307,7 @@ hook_finished(struct offloadd *d, CURL *easy, CURLcode code)
     }
 
     refused = h->refused;
+    h->late = code == CURLE_OPERATION_TIMEDOUT && status == 0;
     hook_stop(d, h);
 
     hooks_ended(d, h, status, after > 0 ? (uint64_t) after : 0,

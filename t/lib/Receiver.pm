@@ -5,6 +5,7 @@ package Receiver;
 # (by its webhook-id) comes, the second, and so on; 200 where the plan ends.
 #
 #     a status           `never`: no answer      `huge`: 200, and no end of it
+#                        `header`: 200, 90 KB of header, and no end of it
 #     429+7              with a Retry-After of 7 seconds
 #
 # What a path was given by says() comes before all that.
@@ -151,17 +152,31 @@ sub _serve {
 
         } elsif (!fork) {
             if ($do eq 'never') {
-                vec(my $over = '', fileno $alive, 1) = 1;
-                select $over, undef, undef, undef;
+                _hang($alive, $says, $message->{uri});
                 POSIX::_exit(0);
             }
 
-            print $s "HTTP/1.1 200 Fine\r\n\r\n";
+            print $s "HTTP/1.1 200 Fine\r\n",
+                     $do eq 'header' ? "X-More: xxxxxxxxx\r\n" x 4700 : "\r\n";
+            $s->flush;
+            _hang($alive, $says, $message->{uri}) if $do eq 'header';
             1 while syswrite $s, 'x' x 65536;
             POSIX::_exit(0);
         }
 
         close $s;
+    }
+}
+
+
+# Until the test is over, or this path is given another answer.
+
+sub _hang {
+    my ($alive, $says, $uri) = @_;
+
+    until ((_said($says, $uri) // 'never') ne 'never') {
+        vec(my $over = '', fileno $alive, 1) = 1;
+        return if select($over, undef, undef, 0.1) > 0;
     }
 }
 
