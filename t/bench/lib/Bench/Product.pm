@@ -15,8 +15,8 @@ use Bench::Nginx ();
 my %running;
 
 # zone: offload_zone's size and parameters; worker: run offloadd; to: where
-# /work is passed; exec: a queue's directives, for /command.  cpu, cpus,
-# connections, workers: as Bench::Nginx has them.
+# /work is passed; exec: a queue's directives, for /command; hook: likewise,
+# for /told.  cpu, cpus, connections, workers: as Bench::Nginx has them.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -39,6 +39,19 @@ EOF
     if ($opt{exec}) {
         $http .= "    offload_queue command zone=bench { $opt{exec} }\n";
         $command = 'location /command { offload command; }';
+    }
+
+    if ($opt{hook}) {
+        $http .= "    offload_queue told zone=bench { $opt{hook} }\n";
+        $command .= <<EOF;
+        location /told {
+            offload     told;
+            proxy_pass  http://backend;
+
+            proxy_http_version  1.1;
+            proxy_set_header    Connection "";
+        }
+EOF
     }
 
     $http .= backend($opt{to}) . <<EOF;
