@@ -74,7 +74,9 @@ trace_parent(const struct zone_str *headers)
             return NULL;
         }
 
-        value = p + 12 + strspn(p + 12, " \t");
+        for (value = p + 12; *value == ' ' || *value == '\t'; value++) {
+            /* void */
+        }
     }
 
     return value && trace_good(value) ? value : NULL;
