@@ -10,112 +10,12 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Clock;
+use Command;
 use Digest::SHA qw(sha256_hex);
 use JSON::PP;
 use Offload;
 use Test::More;
-use Util qw(alive read_file wait_until write_file);
-
-my $PROGRAM = <<'EOT';
-#!/usr/bin/perl
-use strict;
-use warnings;
-use Digest::SHA;
-use JSON::PP;
-
-my %q = map { split /=/, $_, 2 } split /&/, $ENV{QUERY_STRING} // '';
-my $do = $q{do} // '';
-
-$| = 1;
-mark('run') if $q{mark};
-
-sub mark {
-    open my $fh, '>', "$ENV{MARKS}/$q{mark}.$_[0].new" or die "$!\n";
-    print $fh $_[1] // $$;
-    close $fh;
-    rename "$ENV{MARKS}/$q{mark}.$_[0].new", "$ENV{MARKS}/$q{mark}.$_[0]";
-}
-
-sub gate { select undef, undef, undef, 0.02 until -e "$ENV{MARKS}/$_[0]" }
-
-if ($do eq 'look') {
-    my %fd = map { $_ => readlink "/proc/self/fd/$_" }
-             grep { defined readlink "/proc/self/fd/$_" } 0 .. 1023;
-    my ($pgrp, $sid) = (split ' ', `cat /proc/$$/stat`)[4, 5];
-    my %status = `cat /proc/$$/status` =~ /^(Sig\w+):\s*(\w+)/mg;
-    my %h = (env => \%ENV, argv => \@ARGV, fds => \%fd, sig => \%status,
-             own => $pgrp == $$ && $sid == $$ ? 1 : 0, cwd => `pwd`);
-
-    $h{stdin} = Digest::SHA->new(256)->addfile(*STDIN)->hexdigest;
-    print "Content-Type: application/json\r\nStatus: 201 Made\r\n",
-          "X-Made: here\r\nServer: me\r\nOffload-Replay: refused\r\n",
-          "Offload-Defer: 1\r\n\r\n", encode_json(\%h);
-    exit 0;
-}
-
-print "plain: text\nand more" if $do eq 'text';
-print "Status: 404 Gone\n\nnot here" if $do eq 'status';
-
-if ($do eq 'exit') {
-    print STDERR "first line\n", "a \e[31mbad\e[0m thing\n";
-    print "Content-Type: a/b\n\npartial";
-    exit $q{code};
-}
-
-if ($do eq 'again') {
-    exit 75 if $ENV{OFFLOAD_ATTEMPT} < $q{until};
-    print "after $ENV{OFFLOAD_ATTEMPT}";
-}
-
-if ($do eq 'signal') {
-    kill $q{signal}, $$;
-    sleep 1 while 1;
-}
-
-if ($do eq 'child') {           # one that keeps the pipes open
-    my $pid = fork // die;
-
-    if (!$pid) { sleep 1 while 1 }
-    mark('child', $pid);
-    print "done";
-}
-
-if ($do eq 'flood') {
-    $SIG{PIPE} = 'IGNORE' if $q{deaf};
-    my $block = 'x' x 65536;
-    while (1) { print $block; last if $q{once} }
-}
-
-if ($do eq 'wait') {
-    $SIG{TERM} = 'IGNORE' if $q{deaf};
-    if ($q{fork} && !(fork // die)) {
-        $SIG{TERM} = 'DEFAULT';
-        mark('child');
-        sleep 1 while 1;
-    }
-    mark('ready');
-    if ($q{gate}) { gate($q{gate}); print "waited $ENV{OFFLOAD_ATTEMPT}" }
-    else { sleep 1 while 1 }
-}
-
-if ($do eq 'limits') {
-    my %l = map { /^(.*?)\s{2,}(\S+)\s/ ? ($1 => $2) : () }
-            `cat /proc/self/limits`;
-    print "Content-Type: application/json\n\n", encode_json(\%l);
-}
-
-if ($do eq 'burn') { 1 while 1 }
-if ($do eq 'eat') { my $x = 'x' x $q{n}; print length $x }
-
-if ($do eq 'progress') {
-    print STDERR "starting\r";
-    printf STDERR "frame= 1 done=%5.1f%% of it\r", 42.7;
-    gate($q{gate});
-    print STDERR "done= 100.0% of it\n";
-    gate($q{last});
-    print "all";
-}
-EOT
+use Util qw(alive wait_until write_file);
 
 my $b = Backend->start;
 my $n = Offload->new(backend => $b, workers => 1, worker => 'off',
@@ -146,16 +46,19 @@ server {
     location /typeset/ { offload typeset; }
     location /limited/ { offload limited; }
     location /gone/ { offload gone; }
+    location /script/ { offload do; }
+    location /word { offload do; }
+    location = /exact { offload do; }
+    location ~ \.pdf$ { offload do; }
+    location /was/ { rewrite ^/was/(.*)$ /script/$1?do=look&was=$1 last; }
+    location /broken/ { rewrite ^/broken(/.*)$ $1 break; offload do; }
+    location /both/ { offload do; proxy_pass http://%%BACKEND%%; }
     location /jobs/ { offload_status jobs; }
 }
 EOT
 
-my $marks = "$n->{prefix}/marks";
+my $marks = Command::install($n, qw(do gone));
 
-mkdir $marks;
-chmod 01777, $marks;
-write_file("$n->{prefix}/$_", $PROGRAM) for qw(do gone);
-chmod 0755, "$n->{prefix}/$_" for qw(do gone);
 $n->start;
 
 my $clock = Clock->new($n);
@@ -163,10 +66,8 @@ my $daemon = $n->by_hand(undef, $clock->env);
 
 $n->offloadd;
 
-sub mark { my $m = "$marks/$_[0]"; my $v;
-           wait_until(30, sub { -e $m and $v = read_file($m) });
-           return $v }
-sub gone { my ($pid) = @_; $pid && wait_until(20, sub { !alive($pid) }) }
+sub mark { Command::mark($n, @_) }
+sub gone { Command::gone(@_) }
 sub failed { my ($doc) = @_; join ' ', $doc->{status} // '',
              $doc->{error}{code} // '' }
 
@@ -222,6 +123,37 @@ for my $size (0, 5, 40_000, length $body) {
        && ($seen->{sig}{SigIgn} =~ /^0{7}[01][08]0{5}[08]0$/),
         'no signal blocked or ignored'
         or diag join ' ', %{ $seen->{sig} };
+}
+
+# location, rest and arguments are what nginx went by
+
+for my $case (
+    [ '/script/a%20b/c?do=look&x=%20', '/script', '/a b/c', 'do=look&x=%20' ],
+    [ '/script/?do=look', '/script', '/', 'do=look' ],
+    [ '/x/../script//%2e%2e%2fscript/y?do=look', '/script', '/y', 'do=look' ],
+    [ '/exact?do=look', '/exact', '', 'do=look' ],
+    [ '/a/b.pdf?do=look', '', '/a/b.pdf', 'do=look' ],
+    [ '/word/x?do=look', '/word', '/x', 'do=look' ],
+    [ '/words?do=look', '', '/words', 'do=look' ],
+    [ '/was/q:r?z=%3a', '/script', '/q:r', 'do=look&was=q:r&z=%3a' ],
+    [ '/broken/t?do=look', '', '/t', 'do=look' ],
+) {
+    my ($uri, @want) = @$case;
+    my $said = ($n->through(POST => $uri))[0]{body};
+    my $env = (eval { decode_json($said) } // {})->{env} // {};
+
+    is_deeply [ @$env{qw(REQUEST_URI SCRIPT_NAME PATH_INFO QUERY_STRING)} ],
+        [ $uri, @want ], "$uri: is taken apart" or diag $said;
+}
+
+# no span to be below
+
+for my $parent ('00-;`id`-0-1', '$(id)') {
+    my $said = ($n->through(POST => '/?do=look', headers => [
+        traceparent => $parent ]))[0]{body};
+
+    is eval { decode_json($said)->{env}{TRACEPARENT} }, $parent,
+        'what is no traceparent is handed on as it is';
 }
 
 my ($r, $doc) = $n->through(POST => '/?do=text');
@@ -409,6 +341,21 @@ for my $durability ('memory', 'disk') {
         "$durability: which is the second attempt";
 }
 
+
+# ---- a queue that has a command no more: its jobs are replayed
+
+$job = $n->submit(POST => '/both/x?do=wait&mark=both', body => 'hello');
+ok mark('both.ready'), 'one that runs';
+kill 'TERM', $daemon;
+waitpid $daemon, 0;
+$n->write_conf(http => $n->{http} =~ s/exec +%%PREFIX%%\/do.*?pattern.*?;//sr);
+ok $n->reload, 'a reload without the command';
+$daemon = $n->by_hand;
+$n->offloadd;
+$doc = $n->settled($job);
+is "$doc->{status} $doc->{attempts}", 'completed 2', 'it is replayed';
+is eval { decode_json($n->result($job)->{body})->{uri} },
+    '/both/x?do=wait&mark=both', 'to the location\'s backend';
 kill 'TERM', $daemon;
 waitpid $daemon, 0;
 

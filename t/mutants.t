@@ -46,6 +46,17 @@ once.cut-off         story once
 worker.lock          story alone
 store.owner,loop.replaced
                      story overtaken
+exec.files           story command           +
+exec.limits          story command
+exec.signals         story command
+exec.code            story command
+exec.group           story children          +
+exec.told            story children
+exec.kill            story children
+exec.death           story orphan
+exec.orphan          story orphan
+cgi.dropped          unit worker/cgi         +
+trace.child          unit worker/trace       +
 files.sync           story power             +
 files.sync-names     story power
 store.sync           story power

@@ -9,12 +9,18 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Digest::SHA qw(sha256_hex);
+use IO::Socket::INET;
+use IO::Socket::IP;
 use Offload;
 use Ports;
 use Test::More;
+use Util qw(write_file);
 
 my $b = Backend->start;
 my $down = Ports::pick();
+my $deaf = Ports::pick();
+my $six = IO::Socket::IP->new(LocalHost => '::1', Listen => 1)
+          ? 'listen [::1]:%%PORT%%;' : '';
 my $n = Offload->new(backend => $b, workers => 1, http => <<"EOT");
 offload_queue straight zone=jobs {
     pass  http://%%BACKEND%%/api/v1;
@@ -30,11 +36,18 @@ offload_queue tls zone=jobs {
 offload_queue unknown zone=jobs {
     pass https://localhost:%%PORT2%%/tls; retry off;
 }
+offload_queue expired zone=jobs {
+    pass https://localhost:%%PORT3%%/ ca=%%PREFIX%%/expired.pem; retry off;
+}
+offload_queue strict zone=jobs { pass http://localhost:%%PORT%%/strict; }
+offload_queue six zone=jobs { pass http://[::1]:%%PORT%%/api; }
+offload_queue deaf zone=jobs { pass http://127.0.0.1:$deaf/; retry off; }
 offload_queue misnamed zone=jobs {
     pass https://127.0.0.1:%%PORT2%%/tls ca=%%PREFIX%%/ca.pem; retry off;
 }
 server {
     listen 127.0.0.1:%%PORT%%;
+    $six
     client_max_body_size 64m;
     location / { offload straight; }
     location /brief/ { offload straight; offload_timeout 1s; }
@@ -44,12 +57,31 @@ server {
     location /tls/ { offload tls; }
     location /unknown/ { offload unknown; }
     location /misnamed/ { offload misnamed; }
+    location /expired/ { offload expired; }
+    location /six/ { offload six; }
+    location /deaf/ { offload deaf; offload_timeout 1s; }
+    location /cut/ { offload straight; offload_delivery at-most-once; }
+    location /large/ { offload strict; }
+    location = /strict {
+        client_max_body_size 1k;
+        proxy_pass http://%%BACKEND%%;
+    }
+    location /api { proxy_pass http://%%BACKEND%%; }
     location /replay/ { offload jobs; proxy_pass http://%%BACKEND%%; }
     location /jobs/ { offload_status jobs; }
 }
 server {
-    listen 127.0.0.1:%%PORT2%% ssl;
+    listen 127.0.0.1:%%PORT2%% ssl http2;
     ssl_certificate     %%PREFIX%%/ca.pem;
+    ssl_certificate_key %%PREFIX%%/key.pem;
+    location / {
+        proxy_pass http://%%BACKEND%%;
+        proxy_set_header X-Spoken \$server_protocol;
+    }
+}
+server {
+    listen 127.0.0.1:%%PORT3%% ssl;
+    ssl_certificate     %%PREFIX%%/expired.pem;
     ssl_certificate_key %%PREFIX%%/key.pem;
     location / { proxy_pass http://%%BACKEND%%; }
 }
@@ -60,7 +92,13 @@ system("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 "
        . "-addext subjectAltName=DNS:localhost -keyout $n->{prefix}/key.pem "
        . "-out $n->{prefix}/ca.pem 2>/dev/null") == 0
     or BAIL_OUT('openssl makes no certificate');
-chmod 0644, "$n->{prefix}/ca.pem";
+write_file("$n->{prefix}/ext", "subjectAltName=DNS:localhost\n");
+system("openssl req -new -key $n->{prefix}/key.pem -subj /CN=localhost"
+       . " 2>/dev/null | openssl x509 -req -signkey $n->{prefix}/key.pem"
+       . " -days -1 -extfile $n->{prefix}/ext -out $n->{prefix}/expired.pem"
+       . ' 2>/dev/null') == 0
+    or BAIL_OUT('openssl makes no certificate that has expired');
+chmod 0644, map { "$n->{prefix}/$_.pem" } qw(ca expired);
 $n->start;
 
 my ($seen, $doc, $job, $r) = $n->echoed(PATCH => '/a/b?c=%20d&e',
@@ -116,11 +154,57 @@ is $doc->{error}{code}, 'unreachable', 'and at the first, without retries';
 ($seen, $doc) = $n->echoed(POST => '/tls/', body => 'hello');
 is "$doc->{status} $seen->{uri}", 'completed /tls', 'TLS';
 
-for my $wrong (qw(unknown misnamed)) {
+is $seen->{h}{'x-spoken'}, 'HTTP/1.1', 'also where HTTP/2 is to be had';
+
+for my $wrong (qw(unknown misnamed expired)) {
     $doc = $n->settled($n->submit(POST => "/$wrong/"));
     is $doc->{error}{code}, 'unreachable', "a certificate that is $wrong";
     like $doc->{error}{message}, qr/certificate|SSL/, 'is refused as one';
 }
+
+like $doc->{error}{message}, qr/expired/, 'which is said';
+
+# a file that offloadd can not read is no reason to believe anybody
+
+SKIP: {
+    skip 'no other user', 1 if $>;
+    chmod 0600, "$n->{prefix}/ca.pem";
+    $doc = $n->settled($n->submit(POST => '/tls/'));
+    is $doc->{error}{code}, 'unreachable', 'certificates it may not read';
+    chmod 0644, "$n->{prefix}/ca.pem";
+}
+
+SKIP: {
+    skip 'no IPv6', 1 if !$six;
+    ($seen, $doc) = $n->echoed(POST => '/six/?a', body => 'hello');
+    is "$doc->{status} $seen->{uri}", 'completed /api?a', 'an address of IPv6';
+}
+
+
+# ---- a backend that does not hear one out
+
+($r, $doc) = $n->through(POST => '/large/', body => 'x' x 3_000_000);
+is "$doc->{status} $doc->{error}{code} $r->{status}",
+    'failed backend_status 413', 'an answer before the body has been sent';
+($r, $doc) = $n->through(POST => '/?close=body&size=200000&cut=1');
+is "$doc->{status} $doc->{attempts} " . length $r->{body},
+    'completed 2 200000', 'an answer that is cut off is none';
+($r, $doc) = $n->through(POST => '/?close=head&size=9&cut=1');
+is "$doc->{status} $doc->{attempts}", 'completed 2', 'nor is half a header';
+$doc = $n->settled($n->submit(POST => '/cut/?close=body&size=9000&cut=1'));
+is "$doc->{status} $doc->{error}{code} $doc->{attempts}", 'failed lost 1',
+    'where it may be sent once only, it is lost';
+
+# one that accepts nothing: connections beyond its queue are not made
+
+my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1,
+    LocalPort => $deaf, ReuseAddr => 1) or BAIL_OUT("port $deaf: $!");
+my @queue = map { IO::Socket::INET->new(PeerAddr => "127.0.0.1:$deaf",
+                                        Blocking => 0) } 1 .. 8;
+
+$doc = $n->settled($n->submit(POST => '/deaf/'));
+is $doc->{error}{code}, 'unreachable', 'no connection in time';
+like $doc->{error}{message}, qr/timed? ?out/i, 'in words';
 
 ($seen) = $n->echoed(POST => '/replay/x', body => 'hello');
 is $seen->{uri}, '/replay/x', 'replays go on beside them';

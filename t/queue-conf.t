@@ -47,6 +47,13 @@ my $open = secret('open', 'whsec_' . 'A' x 32, 0644);
 my $short = secret('short', 'whsec_' . 'A' x 28, 0600);
 my $good = secret('good', 'whsec_' . 'A' x 32 . "\n", 0600);
 my $LONG = 'x' x 65;
+my $closed = "$n->{prefix}/closed";
+
+mkdir "$n->{prefix}/closed", 0700;
+mkdir "$closed/in";
+Util::write_file("$closed/in/x", "#!/bin/sh\n");
+chmod 0755, "$closed/in/x";
+
 my @wrong = (
     # what is wrong => the configuration, what is said
     'no zone' => [ http('offload_queue q jobs { }'),
@@ -89,7 +96,18 @@ my @wrong = (
     'exec of a directory' => [ block('exec /usr;'),
         qr{value "/usr" in "exec".*it must be a regular file} ],
     'exec of a text' => [ block('exec /etc/passwd;'),
-        qr{queue "q" in .*"/etc/passwd", which nginx's worker user may not} ],
+        qr{queue "q" in .*"/etc/passwd", but .*may not execute "/etc/passwd"} ],
+    $> ? () : (
+    'exec in a closed directory' => [ block("exec $closed/in/x;"),
+        qr{"exec" has "$closed/in/x", but .*user may not enter "$closed"} ],
+    'exec_dir that is closed' => [
+        block("exec /usr/bin/perl; exec_dir $closed;"),
+        qr{"exec_dir" has "$closed", but .*user may not enter "$closed"} ],
+    'exec by nobody there is' => [ block('exec /usr/bin/perl;'),
+        qr/getpwnam\("no-such-user"\) failed.* in .*nginx\.conf:/,
+        'no-such-user' ]),
+    'exec by another user' => [ block('exec user=games /usr/bin/perl;'),
+        qr/value "user=games" in "exec".*must be an absolute path/ ],
     'exec not UTF-8' => [ block("exec /usr/bin/perl \xff;"),
         qr/in "exec".*it must be UTF-8/ ],
     'exec_limit unknown' => [ block('exec /usr/bin/perl; exec_limit ram=1g;'),
@@ -118,12 +136,40 @@ my @wrong = (
         qr/in "progress_pattern".*must have one group/ ],
     'no exec' => [ block('exec_limit files=9;'),
         qr/queue "q" in .*"exec_limit".*need an "exec"/ ],
+    'batch of nothing' => [ block('batch linger=1s;'),
+        qr/"linger=1s" in "batch" of queue "q".*must be a "size="/ ],
+    'batch of one' => [ block('batch size=1;'),
+        qr/"size=1" in "batch".*from 2 to 10000/ ],
+    'batch that lingers' => [ block('batch size=2 linger=61s;'),
+        qr/"linger=61s" in "batch".*from 0 to 1m/ ],
+    'batch of no size' => [ block('batch size=2 max=1023;'),
+        qr/"max=1023" in "batch".*from 1k to 1024m/ ],
+    'batch as XML' => [ block('batch size=2 format=xml;'),
+        qr/"format=xml" in "batch".*"ndjson" or "json-array"/ ],
+    'batch of letters' => [ block('batch size=2 item=letter;'),
+        qr/"item=letter" in "batch".*"body" or "envelope"/ ],
+    'batch twice' => [ block('batch size=2 size=3;'),
+        qr/"size=3" in "batch".*duplicate/ ],
+    'batch with more' => [ block('batch size=2 more=1;'),
+        qr/"more=1" in "batch".*no such parameter; size, linger/ ],
+    'batch beyond its deadline' => [
+        block('batch size=2 linger=10s; deadline 10s; timeout 5s;'),
+        qr/"linger" of "batch" is not shorter than "deadline"/ ],
+    'batch with progress' => [
+        block('batch size=2; exec /usr/bin/perl; progress_pattern "([0-9]+)";'),
+        qr/"progress_pattern" and "batch": progress is one job's/ ],
     'pass nowhere' => [ block('pass backend;'),
         qr{value "backend" in "pass" of queue "q".*like "https://host:8443/} ],
     'pass of no path' => [ block('pass http://a;'), qr/"pass".*must be like/ ],
     'pass with a query' => [ block('pass http://a/b?c;'), qr/without a query/ ],
     'pass with a password' => [ block('pass http://a:b@c/;'),
         qr/must be like/ ],
+    'pass of an open bracket' => [ block('pass http://[::1/;'),
+        qr/must be like/ ],
+    'pass by a socket' => [ block('pass http://unix:/run/x:/;'),
+        qr/must be like/ ],
+    'pass of a long URL' => [ block('pass http://a/' . 'x' x 2048 . ';'),
+        qr{invalid value "http://a/x+} ],
     'pass of no port' => [ block('pass http://a:99999/;'), qr/must be like/ ],
     'pass by ftp' => [ block('pass ftp://a/;'), qr/must be like/ ],
     'pass with an odd parameter' => [ block('pass http://a/ cert=/x;'),
@@ -286,9 +332,12 @@ my @wrong = (
 );
 
 while (my ($what, $try) = splice @wrong, 0, 2) {
-    my ($http, $said) = @$try;
+    my ($http, $said, $user) = @$try;
 
-    $n->write_conf(http => $http);
+    {
+        local $Offload::USER = $user // $Offload::USER;
+        $n->write_conf(http => $http);
+    }
 
     my ($code, $out) = $n->run('-t');
 
@@ -334,6 +383,10 @@ offload_queue full.queue-1 zone=jobs {
 }
 offload_queue once zone=jobs { retry off; rate 3r/s; }
 offload_queue usual zone=jobs { retry jitter=full; }
+offload_queue events zone=jobs {
+    batch size=500 linger=1s format=json-array max=64k item=envelope;
+}
+offload_queue lines zone=jobs { batch size=2; }
 offload_queue short zone=jobs { deadline 10m; }
 EOT
 
@@ -352,7 +405,7 @@ my %retry = (max => 5, backoff_ms => 1000, backoff_max_ms => 300_000,
              jitter => 'full', on => [ qw(connect timeout 429 502 503 504) ]);
 
 is_deeply [ sort map { $_->{name} } @{ $policy->{queues} } ],
-    [ sort qw(full.queue-1 once usual short jobs) ],
+    [ sort qw(full.queue-1 once usual short events lines jobs) ],
     'each queue once, and the one of the zone';
 is_deeply $queue{'full.queue-1'}, {
     name => 'full.queue-1', concurrency => 10, adaptive => JSON::PP::true,
@@ -371,6 +424,12 @@ is_deeply $queue{once}, {
     retry => { %retry, max => 1 }, deadline_s => 0, dead_ttl_s => 7 * 86400 },
     'no second attempt';
 is_deeply $queue{usual}{retry}, \%retry, 'what retry says by default';
+is_deeply $queue{events}{batch}, { size => 500, linger_ms => 1000,
+    max => 65536, array => JSON::PP::true, envelope => JSON::PP::true },
+    'what batch says';
+is_deeply $queue{lines}{batch}, { size => 2, linger_ms => 200,
+    max => 8 << 20, array => JSON::PP::false, envelope => JSON::PP::false },
+    'and what it says by default';
 is_deeply $queue{jobs}, {
     name => 'jobs', concurrency => 0, adaptive => JSON::PP::false,
     circuit => JSON::PP::false,

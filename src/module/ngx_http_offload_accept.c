@@ -176,6 +176,10 @@ ngx_http_offload_room(ngx_http_request_t *r, ngx_http_offload_loc_conf_t *olcf)
     buffer = clcf->client_body_buffer_size;
     body = r->headers_in.content_length_n;
 
+    if (clcf->client_max_body_size && body > clcf->client_max_body_size) {
+        return &ngx_http_offload_too_large;     /* for a batch */
+    }
+
     if (body < 0 || body > (off_t) buffer) {
         body = 0;
     }

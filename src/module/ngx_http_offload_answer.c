@@ -19,7 +19,7 @@ const char  *ngx_http_offload_states[] = {
 const char  *ngx_http_offload_errors[STORE_ERRORS] = {
     "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
     "result_not_stored", "request_lost", "result_too_large", "exhausted",
-    "expired", "exec_failed"
+    "expired", "exec_failed", "invalid_item", "invalid_batch_answer"
 };
 
 

@@ -73,6 +73,25 @@ ngx_int_t ngx_http_offload_find_any(ngx_http_request_t *r,
     ngx_http_offload_zone_t *zone, uint8_t id[ZONE_ID_SIZE],
     ngx_http_offload_job_t *job);
 
+/* _wait.c, _prefer.c */
+ngx_int_t ngx_http_offload_wait(ngx_http_request_t *r,
+    ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *seen,
+    ngx_uint_t flags, ngx_msec_t msec, ngx_http_offload_waited_pt handler);
+void ngx_http_offload_wait_hold(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
+void ngx_http_offload_wait_close(ngx_http_offload_rt_t *rt);
+void ngx_http_offload_prefer(ngx_http_request_t *r,
+    ngx_http_offload_prefer_t *prefer);
+ngx_int_t ngx_http_offload_preference_applied(ngx_http_request_t *r,
+    ngx_int_t wait);
+
+/* _hold.c */
+extern ngx_http_complex_value_t  ngx_http_offload_when_prefer;
+ngx_int_t ngx_http_offload_wanted(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf);
+ngx_int_t ngx_http_offload_accepted(ngx_http_request_t *r,
+    ngx_http_offload_loc_conf_t *olcf, ngx_str_t *answer);
+
 /* _events.c, _page.c */
 ngx_int_t ngx_http_offload_events(ngx_http_request_t *r,
     ngx_http_offload_job_t *job);

@@ -411,7 +411,9 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
         olcf->hash ^= ngx_murmur_hash2(olcf->entrance->name,
                                        NGX_HTTP_OFFLOAD_ENTRANCE_LEN);
 
-        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK) {
+        if (ngx_http_offload_accept_conf(cf, &location[i]) != NGX_OK
+            || ngx_http_offload_replay_conf(cf, &location[i]) != NGX_OK)
+        {
             return NGX_ERROR;
         }
     }
@@ -421,28 +423,22 @@ ngx_http_offload_add_locations(ngx_conf_t *cf,
 
 
 /*
- * While a request is accepted it runs on a copy of its location's
- * configuration that keeps bodies in memory up to offload_body_buffer_size,
- * and puts larger ones where they can be renamed into the spool.  The size
- * is settled when the ring's is, by ngx_http_offload_zones_init_conf().  A
- * result that is put to a status location is received the same way.
+ * A copy of the location's configuration, for as long as a request's body is
+ * read, with a core part of its own, which is returned.
  */
 
-static ngx_int_t
-ngx_http_offload_accept_conf(ngx_conf_t *cf,
+ngx_http_core_loc_conf_t *
+ngx_http_offload_core_conf(ngx_conf_t *cf,
     ngx_http_offload_location_t *location)
 {
-    void                         **copy;
-    ngx_http_core_loc_conf_t      *clcf;
-    ngx_http_offload_loc_conf_t   *olcf;
-
-    olcf = location->olcf;
+    void                      **copy;
+    ngx_http_core_loc_conf_t   *clcf;
 
     copy = ngx_palloc(cf->pool, sizeof(void *) * ngx_http_max_module);
     clcf = ngx_palloc(cf->pool, sizeof(ngx_http_core_loc_conf_t));
 
     if (copy == NULL || clcf == NULL) {
-        return NGX_ERROR;
+        return NULL;
     }
 
     ngx_memcpy(copy, location->loc_conf,
@@ -450,16 +446,51 @@ ngx_http_offload_accept_conf(ngx_conf_t *cf,
     ngx_memcpy(clcf, location->loc_conf[ngx_http_core_module.ctx_index],
                sizeof(ngx_http_core_loc_conf_t));
 
+    clcf->loc_conf = copy;
+    copy[ngx_http_core_module.ctx_index] = clcf;
+
+    return clcf;
+}
+
+
+/*
+ * While a request is accepted it runs on a copy of its location's
+ * configuration that keeps bodies in memory up to offload_body_buffer_size,
+ * and puts larger ones where they can be renamed into the spool.  The size
+ * is settled when the ring's is, by ngx_http_offload_zones_init_conf().  No
+ * body may be larger than a batch.  A result that is put to a status location
+ * is received the same way.
+ */
+
+static ngx_int_t
+ngx_http_offload_accept_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location)
+{
+    ngx_http_core_loc_conf_t     *clcf;
+    ngx_http_offload_loc_conf_t  *olcf;
+
+    olcf = location->olcf;
+
+    clcf = ngx_http_offload_core_conf(cf, location);
+    if (clcf == NULL) {
+        return NGX_ERROR;
+    }
+
     clcf->client_body_buffer_size = olcf->zone ? olcf->body_buffer
                                    : ngx_min(olcf->body_buffer,
                                              STORE_INLINE_MAX);
     clcf->client_body_in_file_only = 0;                    /* off */
+
+    if (olcf->zone && olcf->queue->batch.size
+        && (clcf->client_max_body_size == 0
+            || clcf->client_max_body_size > (off_t) olcf->queue->batch.max))
+    {
+        clcf->client_max_body_size = (off_t) olcf->queue->batch.max;
+    }
+
     clcf->client_body_temp_path = olcf->zone ? olcf->zone->spool_tmp
                                              : olcf->status->spool_tmp;
-    clcf->loc_conf = copy;
-
-    copy[ngx_http_core_module.ctx_index] = clcf;
-    olcf->accept_conf = copy;
+    olcf->accept_conf = clcf->loc_conf;
 
     return NGX_OK;
 }

@@ -1,15 +1,19 @@
 
 /*
  * What a replay must know of the connection it stands for, as one word list
- * that travels with the job and that nobody but this file reads (and, of the
- * two addresses, offloadd_cgi.c):
+ * that travels with the job and that nobody but this file reads (and, all but
+ * what was kept and the base, offloadd_cgi.c):
  *
- *     <remote> <local> <h|s> <keep> <base>
+ *     <remote> <local> <h|s> <keep> <base> [<target>]
  *
  * the addresses as in ngx_http_offload_sockaddr(), whether it was HTTPS, the
  * kept variables as base64url of "name\0value\0...", or "-", and what the
- * URLs of the job begin with, which no replay can find out.  Runs in
- * worker processes, on the request's memory.
+ * URLs of the job begin with, which no replay can find out.  For a command,
+ * which has no location to find by the URI, what nginx has made of it: the
+ * part that chose the location, the rest, the arguments, each escaped, with
+ * ":" in between.  A replay passes that over: its queue may have been one of
+ * commands when the job was accepted.  Runs in worker processes, on the
+ * request's memory.
  */
 
 
@@ -20,6 +24,9 @@ static size_t ngx_http_offload_keep_len(ngx_http_request_t *r,
     ngx_array_t *keep);
 static void ngx_http_offload_keep_copy(ngx_http_request_t *r,
     ngx_array_t *keep, u_char *p);
+static size_t ngx_http_offload_script(ngx_http_request_t *r);
+static ngx_int_t ngx_http_offload_target(ngx_http_request_t *r,
+    ngx_str_t *target);
 static u_char *ngx_http_offload_sockaddr(u_char *p, struct sockaddr *sa);
 static struct sockaddr *ngx_http_offload_replay_sockaddr(ngx_pool_t *pool,
     u_char *p, size_t len, socklen_t *socklen);
@@ -33,7 +40,7 @@ ngx_http_offload_context(ngx_http_request_t *r,
 {
     u_char            *p;
     size_t             keep;
-    ngx_str_t          src, dst, *base;
+    ngx_str_t          src, dst, target, *base;
     ngx_connection_t  *c;
 
     c = r->connection;
@@ -47,10 +54,17 @@ ngx_http_offload_context(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
+    ngx_str_null(&target);
+
+    if (olcf->queue->exec && ngx_http_offload_target(r, &target) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     keep = olcf->keep ? ngx_http_offload_keep_len(r, olcf->keep) : 0;
 
-    p = ngx_pnalloc(r->pool, 2 * (1 + 32 + 4) + sizeof("  h - ")
-                             + ngx_base64_encoded_length(keep) + base->len);
+    p = ngx_pnalloc(r->pool, 2 * (1 + 32 + 4) + sizeof("  h -  ")
+                             + ngx_base64_encoded_length(keep) + base->len
+                             + target.len);
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -88,7 +102,84 @@ ngx_http_offload_context(ngx_http_request_t *r,
     *p++ = ' ';
     p = ngx_cpymem(p, base->data, base->len);
 
+    if (target.len) {
+        *p++ = ' ';
+        p = ngx_cpymem(p, target.data, target.len);
+    }
+
     context->len = p - context->data;
+
+    return NGX_OK;
+}
+
+
+/*
+ * How much of the URI is the script's name: the location's, without a slash
+ * at its end.  Nothing, if the location is one of a regular expression, or is
+ * no whole part of the path, or a rewrite has left the URI without it.
+ */
+
+static size_t
+ngx_http_offload_script(ngx_http_request_t *r)
+{
+    size_t                     len;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+    len = clcf->name.len;
+
+#if (NGX_PCRE)
+    if (clcf->regex) {
+        return 0;
+    }
+#endif
+
+    if (len && clcf->name.data[len - 1] == '/') {
+        len--;
+    }
+
+    return len && len <= r->uri.len
+           && ngx_memcmp(clcf->name.data, r->uri.data, len) == 0
+           && (len == r->uri.len || r->uri.data[len] == '/') ? len : 0;
+}
+
+
+static ngx_int_t
+ngx_http_offload_target(ngx_http_request_t *r, ngx_str_t *target)
+{
+    u_char      *p;
+    size_t       len;
+    ngx_str_t    part[3];
+    ngx_uint_t   i;
+
+    part[0].data = r->uri.data;
+    part[0].len = ngx_http_offload_script(r);
+    part[1].data = r->uri.data + part[0].len;
+    part[1].len = r->uri.len - part[0].len;
+    part[2] = r->args;
+
+    for (i = 0, len = 2; i < 3; i++) {
+        len += part[i].len
+               + 2 * ngx_escape_uri(NULL, part[i].data, part[i].len,
+                                    NGX_ESCAPE_URI_COMPONENT);
+    }
+
+    p = ngx_pnalloc(r->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    target->data = p;
+    target->len = len;
+
+    for (i = 0; i < 3; i++) {
+        if (i) {
+            *p++ = ':';
+        }
+
+        p = (u_char *) ngx_escape_uri(p, part[i].data, part[i].len,
+                                      NGX_ESCAPE_URI_COMPONENT);
+    }
 
     return NGX_OK;
 }
@@ -206,7 +297,7 @@ ngx_http_offload_replay_context(ngx_http_request_t *r,
 
         len[i] = p - word[i];
 
-        if (len[i] == 0 || (p == last) != (i == 4)) {
+        if (len[i] == 0 || (p == last && i < 4)) {
             return NGX_DECLINED;
         }
 

@@ -172,7 +172,8 @@ ngx_http_offload_outlook(ngx_http_offload_zone_t *zone,
     /* until it is stored a job has no number: it comes after all that wait */
 
     o->ahead = job->seq ? zone_turns_ahead(&turns, job->seq)
-                        : job->position ? job->position - 1 : turns.waiting;
+                        : (job->position ? job->position - 1 : turns.waiting)
+                          / turns.batch;
     o->busy = turns.busy;
     o->concurrency = turns.concurrency;
     o->held = (turns.flags & ZONE_QUEUE_HELD) != 0;

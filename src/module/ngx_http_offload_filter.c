@@ -29,7 +29,7 @@ static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
 static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
 
 
-static const ngx_http_offload_problem_t  ngx_http_offload_too_large = {
+const ngx_http_offload_problem_t  ngx_http_offload_too_large = {
     NGX_HTTP_REQUEST_ENTITY_TOO_LARGE, 0, "body-too-large",
     "Request body too large",
     "The request body is larger than this location allows."

@@ -24,6 +24,7 @@
  *   _context.c   what a replay must know of the original connection
  *   _entrance.c  the replay listeners
  *   _replay.c    a replay's way through the phases
+ *   _replay_body.c  the body of one that is of many jobs
  *   _status.c    the status location: document, result
  *   _cancel.c    and cancellation
  *   _report.c    what the backend tells: progress
@@ -209,6 +210,8 @@ typedef struct ngx_http_offload_loc_conf_s {
     ngx_str_t                   prefix;     /* of a status location */
     void                      **accept_conf;/* loc_conf while accepting a
                                                request, or a result */
+    void                      **replay_conf;/* while the body of a batch is
+                                               read; NULL: none are sent */
 } ngx_http_offload_loc_conf_t;
 
 
@@ -466,6 +469,8 @@ void *ngx_http_offload_create_loc_conf(ngx_conf_t *cf);
 char *ngx_http_offload_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 ngx_int_t ngx_http_offload_postconfiguration(ngx_conf_t *cf);
+ngx_http_core_loc_conf_t *ngx_http_offload_core_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
 
 /* _zone.c */
 char *ngx_http_offload_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
@@ -512,25 +517,6 @@ ngx_int_t ngx_http_offload_park(ngx_http_request_t *r,
 void ngx_http_offload_unpark_token(ngx_http_offload_rt_t *rt, uint64_t token);
 
 void ngx_http_offload_unpark(ngx_http_offload_parked_t *parked);
-
-/* _wait.c, _prefer.c */
-ngx_int_t ngx_http_offload_wait(ngx_http_request_t *r,
-    ngx_http_offload_zone_t *zone, ngx_http_offload_job_t *seen,
-    ngx_uint_t flags, ngx_msec_t msec, ngx_http_offload_waited_pt handler);
-void ngx_http_offload_wait_hold(ngx_http_request_t *r,
-    ngx_http_offload_ctx_t *ctx);
-void ngx_http_offload_wait_close(ngx_http_offload_rt_t *rt);
-void ngx_http_offload_prefer(ngx_http_request_t *r,
-    ngx_http_offload_prefer_t *prefer);
-ngx_int_t ngx_http_offload_preference_applied(ngx_http_request_t *r,
-    ngx_int_t wait);
-
-/* _hold.c */
-extern ngx_http_complex_value_t  ngx_http_offload_when_prefer;
-ngx_int_t ngx_http_offload_wanted(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf);
-ngx_int_t ngx_http_offload_accepted(ngx_http_request_t *r,
-    ngx_http_offload_loc_conf_t *olcf, ngx_str_t *answer);
 
 /* _accept.c */
 ngx_int_t ngx_http_offload_precontent_handler(ngx_http_request_t *r);
@@ -592,11 +578,18 @@ ngx_int_t ngx_http_offload_replay_preaccess(ngx_http_request_t *r);
 ngx_int_t ngx_http_offload_replay_precontent(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx);
 
+/* _replay_body.c */
+ngx_int_t ngx_http_offload_replay_conf(ngx_conf_t *cf,
+    ngx_http_offload_location_t *location);
+ngx_int_t ngx_http_offload_replay_body(ngx_http_request_t *r,
+    ngx_http_offload_ctx_t *ctx);
+
 /* _status_zone.c */
 char *ngx_http_offload_status_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
 /* _filter.c */
+extern const ngx_http_offload_problem_t  ngx_http_offload_too_large;
 void ngx_http_offload_filter_init(void);
 
 /* _send.c */

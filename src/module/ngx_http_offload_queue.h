@@ -8,6 +8,7 @@
  *   _webhook_conf.c and two more: webhook, webhook_allow
  *   _queue_exec.c   some of them: exec
  *   _queue_pass.c   one of them: pass
+ *   _queue_batch.c  one of them: batch
  *   _queue_check.c  what they must not say together; queues as JSON
  *   _terms.c        what they come to for a request
  *   _webhook.c      whom its job's end is told
@@ -73,6 +74,17 @@ typedef struct {
 } ngx_http_offload_allow_t;
 
 
+/* batch */
+
+typedef struct {
+    ngx_uint_t                  size;       /* jobs; 0: there is none */
+    ngx_msec_t                  linger;
+    size_t                      max;        /* bytes of bodies, and of one */
+    ngx_uint_t                  array;      /* else lines */
+    ngx_uint_t                  envelope;
+} ngx_http_offload_batch_t;
+
+
 typedef struct {
     ngx_str_t                   name;
     uint32_t                    hash;
@@ -87,6 +99,7 @@ typedef struct {
     ngx_http_offload_retry_t   *retry;
     ngx_http_offload_exec_t    *exec;
     ngx_http_offload_pass_t    *pass;
+    ngx_http_offload_batch_t    batch;
 
     time_t                      timeout;
     time_t                      deadline;
@@ -114,6 +127,12 @@ typedef struct {
 } ngx_http_offload_queue_t;
 
 
+/* Takes one parameter, and says what would be right when it is wrong. */
+
+typedef char *(ngx_http_offload_param_pt)(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value);
+
+
 /* What they come to for one request. */
 
 typedef struct {
@@ -127,7 +146,7 @@ typedef struct {
 
 
 /* _queue.c, _queue_conf.c, _queue_retry.c, _queue_exec.c, _queue_pass.c,
-   _queue_check.c */
+   _queue_batch.c, _queue_check.c */
 char *ngx_http_offload_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_http_offload_queue_t *ngx_http_offload_queue_get(ngx_conf_t *cf,
     ngx_str_t *name);
@@ -137,6 +156,9 @@ char *ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy,
 ngx_uint_t ngx_http_offload_queue_param(ngx_str_t *value, const char *name,
     ngx_str_t *v);
 ngx_uint_t ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i);
+char *ngx_http_offload_queue_params(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad, ngx_http_offload_param_pt *set);
 char *ngx_http_offload_queue_retry(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
     ngx_uint_t *bad);
@@ -158,7 +180,13 @@ char *ngx_http_offload_queue_pattern(ngx_conf_t *cf,
 char *ngx_http_offload_queue_pass(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
     ngx_uint_t *bad);
+char *ngx_http_offload_queue_batch(ngx_conf_t *cf,
+    ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
+    ngx_uint_t *bad);
+const char *ngx_http_offload_batch_wrong(ngx_http_offload_queue_t *queue);
+struct json_t *ngx_http_offload_batch_json(ngx_http_offload_batch_t *batch);
 const char *ngx_http_offload_exec_wrong(ngx_http_offload_queue_t *queue);
+ngx_uint_t ngx_http_offload_exec_reports(ngx_http_offload_exec_t *exec);
 ngx_int_t ngx_http_offload_exec_check(ngx_cycle_t *cycle,
     ngx_http_offload_main_conf_t *omcf);
 struct json_t *ngx_http_offload_exec_json(ngx_http_offload_exec_t *exec);

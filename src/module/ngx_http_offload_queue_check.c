@@ -104,6 +104,10 @@ ngx_http_offload_queue_check(ngx_conf_t *cf, ngx_http_offload_queue_t *queue)
         wrong = ngx_http_offload_exec_wrong(queue);
     }
 
+    if (wrong == NULL) {
+        wrong = ngx_http_offload_batch_wrong(queue);
+    }
+
     return wrong ? ngx_http_offload_queue_wrong(cf, queue, "%s", wrong)
                  : NGX_OK;
 }
@@ -289,6 +293,15 @@ ngx_http_offload_queue_json(ngx_http_offload_queue_t *queue)
     if (json && queue->retry
         && json_object_set_new(json, "retry",
                                ngx_http_offload_retry_json(queue->retry))
+           != 0)
+    {
+        json_decref(json);
+        return NULL;
+    }
+
+    if (json && queue->batch.size
+        && json_object_set_new(json, "batch",
+                               ngx_http_offload_batch_json(&queue->batch))
            != 0)
     {
         json_decref(json);

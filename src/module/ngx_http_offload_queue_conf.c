@@ -60,6 +60,7 @@ static ngx_http_offload_line_t  ngx_http_offload_lines[] = {
     { ngx_string("exec_env"), 256, 0, ngx_http_offload_queue_exec_env },
     { ngx_string("progress_pattern"), 1, 0, ngx_http_offload_queue_pattern },
     { ngx_string("pass"), 2, 0, ngx_http_offload_queue_pass },
+    { ngx_string("batch"), 5, 0, ngx_http_offload_queue_batch },
     { ngx_null_string, 0, 0, NULL }
 };
 
@@ -92,8 +93,9 @@ ngx_http_offload_queue_line(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
                            "concurrency, rate, adaptive, retry, timeout, "
                            "deadline, ttl, dead_ttl, delay, priority, fair, "
                            "limit, on_full, webhook, webhook_allow, exec, "
-                           "exec_limit, exec_dir, exec_env, progress_pattern "
-                           "and pass are known", &value[0],
+                           "exec_limit, exec_dir, exec_env, "
+                           "progress_pattern, pass and batch are known",
+                           &value[0],
                            &queue->name);
         return NGX_CONF_ERROR;
     }
@@ -150,8 +152,6 @@ ngx_http_offload_queue_param(ngx_str_t *value, const char *name, ngx_str_t *v)
 }
 
 
-/* Said twice, the first one must not be lost without a word. */
-
 ngx_uint_t
 ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i)
 {
@@ -176,6 +176,34 @@ ngx_http_offload_queue_twice(ngx_str_t *value, ngx_uint_t i)
     }
 
     return 0;
+}
+
+
+/* Each by itself; said twice, the first must not be lost without a word. */
+
+char *
+ngx_http_offload_queue_params(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
+    ngx_str_t *value, ngx_uint_t n, ngx_uint_t *bad,
+    ngx_http_offload_param_pt *set)
+{
+    char        *rv;
+    ngx_uint_t   i;
+
+    for (i = 1; i < n; i++) {
+        *bad = i;
+
+        if (ngx_http_offload_queue_twice(value, i)) {
+            return "the parameter is duplicate";
+        }
+
+        rv = set(cf, queue, &value[i]);
+
+        if (rv != NGX_CONF_OK) {
+            return rv;
+        }
+    }
+
+    return NGX_CONF_OK;
 }
 
 
@@ -411,24 +439,8 @@ static char *
 ngx_http_offload_queue_limit(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
     ngx_str_t *value, ngx_uint_t n, ngx_uint_t *bad)
 {
-    char        *rv;
-    ngx_uint_t   i;
-
-    for (i = 1; i < n; i++) {
-        *bad = i;
-
-        if (ngx_http_offload_queue_twice(value, i)) {
-            return "the parameter is duplicate";
-        }
-
-        rv = ngx_http_offload_queue_limit_param(cf, queue, &value[i]);
-
-        if (rv != NGX_CONF_OK) {
-            return rv;
-        }
-    }
-
-    return NGX_CONF_OK;
+    return ngx_http_offload_queue_params(cf, queue, value, n, bad,
+                                         ngx_http_offload_queue_limit_param);
 }
 
 

@@ -3,7 +3,7 @@
  * Commands: exec and what belongs to it in an offload_queue block, the check
  * that the program can be executed, and the policy's part.  Runs while nginx
  * reads its configuration (in the master for the policy); looks at the
- * program's file, touches only memory.
+ * program's file and directories, touches only memory.
  */
 
 
@@ -83,6 +83,10 @@ ngx_http_offload_exec_file(ngx_str_t *name, ngx_uint_t dir)
         return "it must be an absolute path";
     }
 
+    if (name->len >= NGX_MAX_PATH) {
+        return "it is too long";
+    }
+
     if (ngx_file_info(name->data, &fi) == NGX_FILE_ERROR) {
         return ngx_errno == NGX_ENOENT || ngx_errno == NGX_ENOTDIR
                ? "there is no such file" : "it can not be looked at";
@@ -129,10 +133,6 @@ ngx_http_offload_queue_exec_dir(ngx_conf_t *cf,
     }
 
     exec->dir = value[1];
-
-    if (value[1].len >= NGX_MAX_PATH) {
-        return "it is too long";
-    }
 
     return ngx_http_offload_exec_words(cf, value, n, &words, bad)
            != NGX_CONF_OK
@@ -189,9 +189,13 @@ ngx_http_offload_exec_number(ngx_str_t *v, ngx_int_t *number)
 
 
 static char *
-ngx_http_offload_exec_limit(ngx_http_offload_exec_t *exec, ngx_str_t *value)
+ngx_http_offload_exec_limit(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
+    ngx_str_t *value)
 {
-    ngx_str_t  v;
+    ngx_str_t                 v;
+    ngx_http_offload_exec_t  *exec;
+
+    exec = queue->exec;
 
     if (ngx_http_offload_queue_param(value, "memory=", &v)) {
         exec->memory = ngx_parse_offset(&v);
@@ -224,30 +228,12 @@ ngx_http_offload_queue_exec_limit(ngx_conf_t *cf,
     ngx_http_offload_queue_t *queue, ngx_str_t *value, ngx_uint_t n,
     ngx_uint_t *bad)
 {
-    char                     *rv;
-    ngx_uint_t                i;
-    ngx_http_offload_exec_t  *exec;
-
-    exec = ngx_http_offload_exec(cf, queue);
-    if (exec == NULL) {
+    if (ngx_http_offload_exec(cf, queue) == NULL) {
         return NGX_CONF_ERROR;
     }
 
-    for (i = 1; i < n; i++) {
-        *bad = i;
-
-        if (ngx_http_offload_queue_twice(value, i)) {
-            return "the parameter is duplicate";
-        }
-
-        rv = ngx_http_offload_exec_limit(exec, &value[i]);
-
-        if (rv != NGX_CONF_OK) {
-            return rv;
-        }
-    }
-
-    return NGX_CONF_OK;
+    return ngx_http_offload_queue_params(cf, queue, value, n, bad,
+                                         ngx_http_offload_exec_limit);
 }
 
 
@@ -319,6 +305,15 @@ ngx_http_offload_exec_wrong(ngx_http_offload_queue_t *queue)
 }
 
 
+/* Does it tell how far it is? */
+
+ngx_uint_t
+ngx_http_offload_exec_reports(ngx_http_offload_exec_t *exec)
+{
+    return exec->pattern.len != 0;
+}
+
+
 static ngx_uint_t
 ngx_http_offload_exec_group(ngx_core_conf_t *ccf, gid_t gid, gid_t group)
 {
@@ -351,36 +346,31 @@ ngx_http_offload_exec_group(ngx_core_conf_t *ccf, gid_t gid, gid_t group)
 }
 
 
-/* As the kernel would decide for nginx's worker user, who runs offloadd. */
+/*
+ * As the kernel would decide for nginx's worker user, who runs offloadd: may
+ * it go through the directories, and execute what is there?  What is wrong
+ * with what: `file` is cut to that.
+ */
 
-ngx_int_t
-ngx_http_offload_exec_check(ngx_cycle_t *cycle,
-    ngx_http_offload_main_conf_t *omcf)
+static const char *
+ngx_http_offload_exec_denied(ngx_core_conf_t *ccf, uid_t uid, gid_t gid,
+    u_char *file)
 {
-    gid_t                       gid;
-    uid_t                       uid;
-    mode_t                      bit;
-    u_char                    **argv;
-    ngx_uint_t                  i;
-    struct stat                 st;
-    ngx_core_conf_t            *ccf;
-    ngx_http_offload_queue_t  **queue;
+    u_char       *p;
+    mode_t        bit, end;
+    struct stat   st;
 
-    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
-    ngx_http_offload_zone_user(cycle, &uid, &gid);
+    for (p = file + 1; /* void */; p++) {
 
-    queue = omcf->queues.elts;
-
-    for (i = 0; i < omcf->queues.nelts; i++) {
-
-        if (queue[i]->exec == NULL) {
+        if (*p != '/' && *p != '\0') {
             continue;
         }
 
-        argv = queue[i]->exec->argv->elts;
+        end = *p;
+        *p = '\0';
 
-        if (stat((char *) argv[0], &st) == -1) {
-            continue;                       /* it was there just now */
+        if (stat((char *) file, &st) == -1) {
+            return NULL;                    /* it was there just now */
         }
 
         bit = uid == 0 ? S_IXUSR|S_IXGRP|S_IXOTH
@@ -388,12 +378,76 @@ ngx_http_offload_exec_check(ngx_cycle_t *cycle,
               : ngx_http_offload_exec_group(ccf, gid, st.st_gid) ? S_IXGRP
                                                                  : S_IXOTH;
 
-        if (!(st.st_mode & bit)) {
-            ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                          "queue \"%V\" in %s:%ui: \"exec\" has \"%s\", which "
-                          "nginx's worker user may not execute",
-                          &queue[i]->name, queue[i]->conf_file,
-                          queue[i]->line, argv[0]);
+        if (!(st.st_mode & bit) && (uid || !S_ISDIR(st.st_mode))) {
+            return S_ISDIR(st.st_mode) ? "enter" : "execute";
+        }
+
+        if (end == '\0') {
+            return NULL;
+        }
+
+        *p = '/';
+    }
+}
+
+
+static ngx_int_t
+ngx_http_offload_exec_allowed(ngx_cycle_t *cycle,
+    ngx_http_offload_queue_t *queue, const char *directive, u_char *path)
+{
+    gid_t             gid;
+    uid_t             uid;
+    u_char            file[NGX_MAX_PATH];
+    const char       *denied;
+    ngx_core_conf_t  *ccf;
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+    ngx_http_offload_zone_user(cycle, &uid, &gid);
+
+    (void) ngx_cpystrn(file, path, sizeof(file));
+    denied = ngx_http_offload_exec_denied(ccf, uid, gid, file);
+
+    if (denied == NULL) {
+        return NGX_OK;
+    }
+
+    ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                  "queue \"%V\" in %s:%ui: \"%s\" has \"%s\", but nginx's "
+                  "worker user may not %s \"%s\"",
+                  &queue->name, queue->conf_file, queue->line, directive,
+                  path, denied, file);
+
+    return NGX_ERROR;
+}
+
+
+ngx_int_t
+ngx_http_offload_exec_check(ngx_cycle_t *cycle,
+    ngx_http_offload_main_conf_t *omcf)
+{
+    u_char                    **argv;
+    ngx_uint_t                  i;
+    ngx_http_offload_exec_t    *exec;
+    ngx_http_offload_queue_t  **queue;
+
+    queue = omcf->queues.elts;
+
+    for (i = 0; i < omcf->queues.nelts; i++) {
+        exec = queue[i]->exec;
+
+        if (exec == NULL) {
+            continue;
+        }
+
+        argv = exec->argv->elts;
+
+        if (ngx_http_offload_exec_allowed(cycle, queue[i], "exec", argv[0])
+            != NGX_OK
+            || (exec->dir.len
+                && ngx_http_offload_exec_allowed(cycle, queue[i], "exec_dir",
+                                                 exec->dir.data)
+                   != NGX_OK))
+        {
             return NGX_ERROR;
         }
     }

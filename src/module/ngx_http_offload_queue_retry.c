@@ -148,10 +148,13 @@ ngx_http_offload_queue_backoff(ngx_str_t *v, ngx_http_offload_retry_t *retry)
 
 static char *
 ngx_http_offload_queue_retry_param(ngx_conf_t *cf,
-    ngx_http_offload_retry_t *retry, ngx_str_t *value)
+    ngx_http_offload_queue_t *queue, ngx_str_t *value)
 {
-    ngx_int_t  max;
-    ngx_str_t  v;
+    ngx_int_t                  max;
+    ngx_str_t                  v;
+    ngx_http_offload_retry_t  *retry;
+
+    retry = queue->retry;
 
     if (ngx_http_offload_queue_param(value, "max=", &v)) {
         max = ngx_atoi(v.data, v.len);
@@ -215,8 +218,6 @@ char *
 ngx_http_offload_queue_retry(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
     ngx_str_t *value, ngx_uint_t n, ngx_uint_t *bad)
 {
-    char                      *rv;
-    ngx_uint_t                 i;
     ngx_http_offload_retry_t  *retry;
 
     static ngx_str_t  on = ngx_string("connect,timeout,429,502,503,504");
@@ -245,19 +246,6 @@ ngx_http_offload_queue_retry(ngx_conf_t *cf, ngx_http_offload_queue_t *queue,
         return NGX_CONF_OK;
     }
 
-    for (i = 1; i < n; i++) {
-        *bad = i;
-
-        if (ngx_http_offload_queue_twice(value, i)) {
-            return "the parameter is duplicate";
-        }
-
-        rv = ngx_http_offload_queue_retry_param(cf, retry, &value[i]);
-
-        if (rv != NGX_CONF_OK) {
-            return rv;
-        }
-    }
-
-    return NGX_CONF_OK;
+    return ngx_http_offload_queue_params(cf, queue, value, n, bad,
+                                         ngx_http_offload_queue_retry_param);
 }

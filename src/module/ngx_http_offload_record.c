@@ -97,6 +97,10 @@ ngx_http_offload_record_prepare(ngx_http_request_t *r,
         fixed->flags |= ZONE_REQUEST_TRUNCATE;
     }
 
+    if (olcf->queue->batch.size) {
+        fixed->flags |= ZONE_REQUEST_BATCH;
+    }
+
     ctx = ngx_http_offload_get_ctx(r);
 
     fixed->fair = ctx->terms.fair;

@@ -389,12 +389,19 @@ ngx_int_t
 ngx_http_offload_replay_precontent(ngx_http_request_t *r,
     ngx_http_offload_ctx_t *ctx)
 {
+    ngx_int_t                     rc;
     ngx_http_offload_loc_conf_t  *olcf;
 
     olcf = ngx_http_get_module_loc_conf(r, ngx_http_offload_module);
 
     if (ngx_cycle->free_connection_n < ngx_cycle->connection_n / 16 + 1) {
         return ngx_http_offload_replay_refuse(r);
+    }
+
+    rc = ngx_http_offload_replay_body(r, ctx);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
     }
 
     if (ctx->keep.len && olcf->keep) {

@@ -64,7 +64,8 @@
  *      offloadd_exec_spawn.c  one command: how it is started
  *      offloadd_exec_output.c  one command: what it prints
  *      offloadd_exec_line.c  one command: its standard error, its progress
- *      offloadd_cgi.c       one command: what it is told, the header it prints
+ *      offloadd_cgi*.c      one command: what it is told, the header it prints
+ *      offloadd_bulk*.c     several jobs in one request: see offloadd_bulk.h
  *      offloadd_result.c    one answer, kept in memory or in a blob
  *      offloadd_multi.c     libcurl's multi handles and sockets
  *      offloadd_loop.c      epoll, timers, signals
@@ -100,6 +101,7 @@
 
 struct offloadd;
 struct attempt;
+struct bulk;
 struct hook_list;
 struct hook_outcome;
 struct hook_page;
@@ -109,62 +111,8 @@ struct pass_policy;
 struct exec_run;
 
 
-/* offloadd_util.c */
-
-/* A growing piece of memory.  buf_reserve() returns -1 for want of memory. */
-
-struct buf {
-    uint8_t  *data;
-    size_t    len;
-    size_t    cap;
-};
-
-int buf_reserve(struct buf *b, size_t room);    /* beyond len */
-int buf_append(struct buf *b, const void *p, size_t n);
-void buf_trim(struct buf *b, size_t keep);      /* empty; free if over keep */
-void buf_free(struct buf *b);
-
-uint64_t clock_ms(void);                        /* unix time */
-uint64_t mono_us(void);
-
-static inline uint64_t
-mono_ms(void)
-{
-    return mono_us() / 1000;
-}
-
-
-/* offloadd_log.c */
-
-enum log_level {
-    LOG_DEBUG = 0,
-    LOG_INFO,
-    LOG_NOTICE,
-    LOG_WARN,
-    LOG_ERROR,
-    LOG_LEVELS
-};
-
-/* One line being made: begin, fields, end (one write()). */
-struct log_line {
-    int     level;
-    size_t  len;
-    char    text[2048];
-};
-
-int log_level_parse(const char *name);          /* -1: no such level */
-int log_open(const char *path, int level);      /* "": stderr */
-void log_started(void);                         /* no copies of errors to
-                                                   standard error any more */
-void log_tick(void);                            /* reopens a rotated file */
-/* 0 when the level is not wanted: then there is no line to fill or end. */
-int log_begin(struct log_line *l, int level, const char *msg);
-void log_id(struct log_line *l, const char *key, const uint8_t *id);
-void log_uint(struct log_line *l, const char *key, uint64_t value);
-void log_str(struct log_line *l, const char *key, const char *value);
-void log_end(struct log_line *l);
-void log_text(int level, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3)));
+/* offloadd_util.c, offloadd_log.c */
+#include "offloadd_util.h"
 
 
 /* offloadd_hook_policy.c */
@@ -193,6 +141,17 @@ struct retry_policy {
                                                    be repeated; "": by RFC */
 };
 
+#define BATCH_SIZE_MAX        10000
+
+/* Several jobs in one request; size 0, 1: each has its own. */
+struct batch_policy {
+    uint32_t  size;
+    uint8_t   array;                            /* of JSON; else lines */
+    uint8_t   envelope;                         /* items say whose they are */
+    uint64_t  linger_ms;
+    uint64_t  max;                              /* bytes of bodies */
+};
+
 struct queue_policy {
     char      name[65];
     uint8_t   adaptive;
@@ -207,6 +166,7 @@ struct queue_policy {
     uint32_t  limit_queued;                     /* 0: none */
     uint32_t  limit_per_key;
     struct retry_policy  retry;
+    struct batch_policy  batch;
     struct exec_policy  *exec;                  /* neither: replays */
     struct pass_policy  *pass;
 };
@@ -401,6 +361,7 @@ struct result {
     uint8_t      too_large;                     /* its headers */
     uint8_t      added;                         /* these are nginx's own */
     uint8_t      direct;                        /* nginx has not seen it */
+    uint8_t      in_memory;                     /* whatever its size */
     uint8_t      finished;                      /* the blob stays */
     uint8_t      bodiless;                      /* its length is of no body */
     uint8_t      truncate;                      /* keep max bytes, */
@@ -423,7 +384,7 @@ int result_body(struct result *r, const char *store, const uint8_t *id,
 int result_finish(struct result *r, uint32_t status);
 
 
-/* offloadd_replay.c, offloadd_exec*.c, offloadd_cgi.c: how attempts are made */
+/* offloadd_replay.c, _exec*.c, _cgi*.c: how attempts are made */
 #include "offloadd_executor.h"
 
 
@@ -458,6 +419,9 @@ struct attempt {
     uint64_t          service_us;
     uint64_t          delay_ms;                 /* REQUEUE: in memory */
     const struct executor  *executor;
+    struct bulk      *bulk;                     /* it goes with others; */
+    struct bulk      *carries;                  /* or is their request */
+    uint32_t          item;                     /* where it is among them */
     struct replay     replay;
     struct exec_run  *exec;                     /* NULL: no command of it */
     struct result     result;
@@ -480,10 +444,14 @@ struct attempt *attempt_get(struct offloadd *d);
 void attempt_put(struct offloadd *d, struct attempt *a);
 void attempt_begin(struct offloadd *d, struct attempt *a, uint32_t job,
     int probe);
+const struct executor *attempt_executor(struct offloadd *d,
+    const struct attempt *a);                   /* its queue's */
 /* START is committed. */
 void attempt_started(struct offloadd *d, struct attempt *a);
 /* Its executor is done; code: its own. */
 void attempt_ended(struct offloadd *d, struct attempt *a, int code);
+/* What that comes to: enum replay_outcome. */
+void attempt_concluded(struct offloadd *d, struct attempt *a, int outcome);
 /* SETTLE or REQUEUE is committed, or START is no use any more. */
 void attempt_stored(struct offloadd *d, struct attempt *a);
 void attempt_cancel(struct offloadd *d, struct attempt *a);
@@ -495,6 +463,10 @@ void attempt_unlink(struct offloadd *d, struct attempt *a);
 void attempt_settle(struct offloadd *d, struct attempt *a, int error);
 void attempt_requeue(struct offloadd *d, struct attempt *a,
     const char *reason, uint64_t delay_ms);
+
+
+/* offloadd_bulk*.c: several jobs, one request */
+#include "offloadd_bulk.h"
 
 
 /* offloadd_defer.c (loop thread) */

@@ -179,11 +179,14 @@ circuit_good(struct circuit *c)
 }
 
 
-/* Half of the backoff is certain, half chance: queues don't march in step. */
+/*
+ * After `enough` in a row it opens.  Half of the backoff is certain, half
+ * chance: queues don't march in step.
+ */
 
 int
 circuit_bad(struct circuit *c, uint64_t now, uint64_t started,
-    uint64_t random)
+    uint32_t enough, uint64_t random)
 {
     uint64_t  wait;
 
@@ -199,7 +202,7 @@ circuit_bad(struct circuit *c, uint64_t now, uint64_t started,
         c->failures++;
     }
 
-    if (c->state == CIRCUIT_CLOSED && c->failures < CIRCUIT_FAILURES) {
+    if (c->state == CIRCUIT_CLOSED && c->failures < enough) {
         return 0;
     }
 

@@ -26,6 +26,7 @@
 #define ATTEMPT_DISK_MS       2000ull
 
 
+static int attempt_outcome(struct attempt *a, int code);
 static void attempt_not_stored(struct offloadd *d, struct attempt *a);
 static void attempt_unreached(struct offloadd *d, struct attempt *a);
 static void attempt_cut_off(struct offloadd *d, struct attempt *a);
@@ -50,7 +51,7 @@ attempt_begin(struct offloadd *d, struct attempt *a, uint32_t i, int probe)
     a->op.type = STORE_OP_START;
     a->op.seq = job->seq;
     a->queue = job->queue;
-    a->reserved = 1;
+    a->reserved = a->bulk == NULL;
     a->probe = probe != 0;
     attempt_link(d, a);
     sched_put_queue(d, a);
@@ -59,11 +60,21 @@ attempt_begin(struct offloadd *d, struct attempt *a, uint32_t i, int probe)
 }
 
 
-void
-attempt_started(struct offloadd *d, struct attempt *a)
+const struct executor *
+attempt_executor(struct offloadd *d, const struct attempt *a)
 {
     const struct queue_policy  *conf;
 
+    conf = &queues_find(&d->sched.queues, a->queue)->conf;
+
+    return conf->exec ? &executor_exec
+           : conf->pass ? &executor_pass : &executor_replay;
+}
+
+
+void
+attempt_started(struct offloadd *d, struct attempt *a)
+{
     a->stage = ATTEMPT_REPLAYING;
     a->started_us = mono_us();
     a->service_us = 0;
@@ -89,9 +100,7 @@ attempt_started(struct offloadd *d, struct attempt *a)
         return;
     }
 
-    conf = &queues_find(&d->sched.queues, a->queue)->conf;
-    a->executor = conf->exec ? &executor_exec
-                  : conf->pass ? &executor_pass : &executor_replay;
+    a->executor = a->bulk ? &executor_bulk : attempt_executor(d, a);
 
     if (a->executor->start(d, a) != 0) {
         attempt_ended(d, a, EXECUTOR_UNBEGUN);
@@ -105,17 +114,7 @@ attempt_ended(struct offloadd *d, struct attempt *a, int code)
     int  outcome;
 
     a->service_us = mono_us() - a->started_us;
-    outcome = a->executor->outcome(a, code);
-
-    if (outcome == REPLAY_ANSWERED
-        && result_finish(&a->result, a->op.row.http_status) != 0)
-    {
-        outcome = REPLAY_NOT_STORED;
-    }
-
-    if (outcome == REPLAY_ANSWERED && a->result.refused) {
-        outcome = REPLAY_REFUSED;
-    }
+    outcome = attempt_outcome(a, code);
 
     (void) snprintf(a->message, sizeof(a->message), "%s",
                     a->executor->reason(a, code));
@@ -123,6 +122,35 @@ attempt_ended(struct offloadd *d, struct attempt *a, int code)
     a->executor->stop(d, a);
     sched_attempt_ended(d, a, outcome);
 
+    if (a->carries) {
+        bulk_ended(d, a->carries, outcome);
+
+    } else {
+        attempt_concluded(d, a, outcome);
+    }
+}
+
+
+static int
+attempt_outcome(struct attempt *a, int code)
+{
+    int  outcome;
+
+    outcome = a->executor->outcome(a, code);
+
+    if (outcome != REPLAY_ANSWERED) {
+        return outcome;
+    }
+
+    return result_finish(&a->result, a->op.row.http_status) != 0
+           ? REPLAY_NOT_STORED
+           : a->result.refused ? REPLAY_REFUSED : REPLAY_ANSWERED;
+}
+
+
+void
+attempt_concluded(struct offloadd *d, struct attempt *a, int outcome)
+{
     switch (outcome) {
 
     case REPLAY_ANSWERED:
@@ -164,6 +192,14 @@ attempt_ended(struct offloadd *d, struct attempt *a, int code)
 
     case REPLAY_EXEC_FAILED:
         attempt_settle(d, a, STORE_ERROR_EXEC);
+        break;
+
+    case REPLAY_NO_ITEM:
+        attempt_settle(d, a, STORE_ERROR_ITEM);
+        break;
+
+    case REPLAY_BAD_BATCH:
+        attempt_settle(d, a, STORE_ERROR_BATCH);
         break;
 
     case REPLAY_TOO_LARGE:
@@ -237,7 +273,8 @@ attempt_unreached(struct offloadd *d, struct attempt *a)
     job = job_at(&d->sched.table, a->job);
     err = a->replay.connect_errno;
 
-    (void) snprintf(text, sizeof(text), "connect to nginx: %s", a->message);
+    (void) snprintf(text, sizeof(text), "connect to nginx: %.200s",
+                    a->message);
 
     if ((err == ENOENT || err == ECONNREFUSED) && loop_held(d)
         && ++job->unreachable >= ATTEMPT_UNREACHABLE)
@@ -258,7 +295,7 @@ attempt_cut_off(struct offloadd *d, struct attempt *a)
 {
     char  text[CURL_ERROR_SIZE];
 
-    (void) snprintf(text, sizeof(text), "%s",
+    (void) snprintf(text, sizeof(text), "%.255s",
                     a->replay.resend ? "the connection was closed"
                                      : a->message);
 
@@ -379,7 +416,7 @@ attempt_settle(struct offloadd *d, struct attempt *a, int error)
 const char *const  attempt_errors[STORE_ERRORS] = {
     "", "backend_status", "timeout", "cut_off", "unreachable", "lost",
     "result_not_stored", "request_lost", "result_too_large", "exhausted",
-    "expired", "exec_failed"
+    "expired", "exec_failed", "invalid_item", "invalid_batch_answer"
 };
 
 
@@ -512,7 +549,7 @@ attempt_hand_back(struct offloadd *d)
     struct attempt  *a;
 
     for (a = d->attempts.active; a; a = a->next) {
-        if (a->stage == ATTEMPT_REPLAYING) {
+        if (a->stage == ATTEMPT_REPLAYING && a->carries == NULL) {
             a->executor->stop(d, a);
 
             if (!attempt_lost(d, a, "the worker was told to stop")) {

@@ -30,6 +30,7 @@ attempt_get(struct offloadd *d)
 
         a->daemon = d;
         a->replay.body_fd = -1;
+        a->executor = &executor_replay;
         result_init(&a->result);
     }
 
@@ -39,7 +40,6 @@ attempt_get(struct offloadd *d)
     a->op.has_queue = 0;
     a->next = NULL;
     a->prev = NULL;
-    a->executor = &executor_replay;
 
     return a;
 }
@@ -59,6 +59,9 @@ void
 attempt_put(struct offloadd *d, struct attempt *a)
 {
     a->stage = ATTEMPT_SPARE;
+    a->executor = &executor_replay;             /* which has nothing to stop */
+    a->bulk = NULL;
+    a->carries = NULL;
     result_reset(&a->result, d->policy.store, a->op.row.id);
 
     if (d->attempts.nspare >= ATTEMPT_SPARES) {
@@ -89,10 +92,14 @@ attempt_link(struct offloadd *d, struct attempt *a)
     }
 
     d->attempts.active = a;
-    d->sched.running++;
+    a->begun_us = mono_us();
+
+    if (a->bulk) {
+        return;                                 /* what carries it counts */
+    }
 
     a->epoch = d->sched.epoch;
-    a->begun_us = mono_us();
+    d->sched.running++;
     d->sched.young++;
 }
 
@@ -108,6 +115,11 @@ attempt_unlink(struct offloadd *d, struct attempt *a)
 
     if (a->next) {
         a->next->prev = a->prev;
+    }
+
+    if (a->bulk) {
+        bulk_left(d, a);
+        return;
     }
 
     d->sched.running--;
@@ -131,7 +143,12 @@ attempt_free_all(struct offloadd *d)
     for (i = 0; i < ARRAY_LENGTH(lists); i++) {
         for (a = lists[i]; a; a = next) {
             next = a->next;
-            a->executor->stop(d, a);
+
+            if (a->bulk == NULL) {
+                a->executor->stop(d, a);
+                free(a->carries);
+            }
+
             attempt_free(a);
         }
     }

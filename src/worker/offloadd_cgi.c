@@ -1,7 +1,6 @@
 /*
- * A command's two sides as RFC 3875 has them: the environment that tells it
- * what is asked for, and the header at the beginning of what it prints.  Pure
- * functions of what is handed in; loop thread.
+ * What tells a command what is asked for: its environment, as RFC 3875 has it.
+ * Pure functions of what is handed in; loop thread.
  *
  * What a client sends stays in the values: a header can only be HTTP_ and its
  * name, of letters, digits and "-" alone, so that no two names become one.
@@ -165,7 +164,9 @@ cgi_http_name(char *to, size_t size, const char *name, size_t len)
     }
 
     for (i = 0; i < ARRAY_LENGTH(cgi_dropped); i++) {
-        if (cgi_is(name, len, cgi_dropped[i])) {
+        if (cgi_is(name, len, cgi_dropped[i])
+            && !ZONE_MUTANT("cgi.dropped"))
+        {
             return -1;
         }
     }
@@ -265,10 +266,10 @@ cgi_hex(char c)
 }
 
 
-/* The path, decoded; one with a NUL in it is left as it was sent. */
+/* Decoded; what has a NUL in it is left as it was sent. */
 
 static int
-cgi_path(struct cgi_env *env, const char *p, size_t len)
+cgi_decoded(struct cgi_env *env, const char *name, const char *p, size_t len)
 {
     int     rc;
     char   *to;
@@ -296,19 +297,68 @@ cgi_path(struct cgi_env *env, const char *p, size_t len)
         }
     }
 
-    rc = cgi_add(env, "PATH_INFO", 9, to, n);
+    rc = cgi_add(env, name, strlen(name), to, n);
     free(to);
 
     return rc;
 }
 
 
+/* One of the context's words, see ngx_http_offload_context.c; or none. */
+
+static struct zone_str
+cgi_word(const struct zone_request_view *v, int i)
+{
+    const char       *p, *end;
+    struct zone_str   s;
+
+    p = v->context.data;
+    end = v->context.len ? p + v->context.len : p;
+
+    for ( /* void */ ; i > 0 && p < end; i--) {
+        p = memchr(p, ' ', (size_t) (end - p));
+        p = p ? p + 1 : end;
+    }
+
+    s.data = p;
+    p = p < end ? memchr(p, ' ', (size_t) (end - p)) : end;
+    s.len = (size_t) ((p ? p : end) - s.data);
+
+    return s;
+}
+
+
+/*
+ * What nginx made of the target: location, path and arguments are those it
+ * went by, after its rewrites.  A job that was accepted when its queue had no
+ * command has none of that, and the target as it was sent is all.
+ */
+
 static int
 cgi_target(struct cgi_env *env, const struct zone_request_view *v)
 {
     size_t           len;
-    const char      *query;
+    const char      *path, *query;
     struct zone_str  s;
+
+    if (cgi_set_str(env, "REQUEST_URI", &v->uri) != 0) {
+        return -1;
+    }
+
+    s = cgi_word(v, 5);
+    path = s.len ? memchr(s.data, ':', s.len) : NULL;
+    query = path ? memchr(path + 1, ':', (size_t) (s.data + s.len - path - 1))
+                 : NULL;
+
+    if (query) {
+        return cgi_decoded(env, "SCRIPT_NAME", s.data, (size_t) (path - s.data))
+               == 0
+               && cgi_decoded(env, "PATH_INFO", path + 1,
+                              (size_t) (query - path - 1)) == 0
+               && cgi_decoded(env, "QUERY_STRING", query + 1,
+                              (size_t) (s.data + s.len - query - 1)) == 0
+               ? 0 : -1;
+    }
 
     query = memchr(v->uri.data, '?', v->uri.len);
     len = query ? (size_t) (query - v->uri.data) : v->uri.len;
@@ -316,8 +366,8 @@ cgi_target(struct cgi_env *env, const struct zone_request_view *v)
     s.data = query ? query + 1 : "";
     s.len = query ? v->uri.len - len - 1 : 0;
 
-    return cgi_path(env, v->uri.data, len) == 0
-           && cgi_set(env, "SCRIPT_NAME", "") == 0
+    return cgi_set(env, "SCRIPT_NAME", "") == 0
+           && cgi_decoded(env, "PATH_INFO", v->uri.data, len) == 0
            && cgi_set_str(env, "QUERY_STRING", &s) == 0 ? 0 : -1;
 }
 
@@ -351,19 +401,19 @@ cgi_server(struct cgi_env *env, const struct zone_request_view *v)
 }
 
 
-/* The context's first word, see ngx_http_offload_sockaddr(); "": no address */
+/* As in ngx_http_offload_sockaddr(); "": no address */
 
 static void
-cgi_address(const struct zone_str *context, char *to, size_t size)
+cgi_address(const struct zone_str *word, char *to, size_t size)
 {
     int            i, n;
-    const char    *p = context->data;
+    const char    *p = word->data;
     unsigned char  a[16];
 
     to[0] = '\0';
-    n = context->len == 0 ? 0 : p[0] == '4' ? 4 : p[0] == '6' ? 16 : 0;
+    n = word->len == 0 ? 0 : p[0] == '4' ? 4 : p[0] == '6' ? 16 : 0;
 
-    if (n == 0 || context->len < (size_t) n * 2 + 1) {
+    if (n == 0 || word->len < (size_t) n * 2 + 1) {
         return;
     }
 
@@ -380,25 +430,21 @@ cgi_address(const struct zone_str *context, char *to, size_t size)
 }
 
 
-/* The second one ends with the port that the client came to. */
+/* Its end: that of the second one is the port that the client came to. */
 
 static unsigned
-cgi_port(const struct zone_str *context)
+cgi_port(const struct zone_str *word)
 {
     int          i, digit;
     unsigned     port;
-    const char  *p, *end;
+    const char  *end = word->data + word->len;
 
-    end = context->data + context->len;
-    p = context->len ? memchr(context->data, ' ', context->len) : NULL;
-    p = p ? memchr(p + 1, ' ', (size_t) (end - p - 1)) : NULL;
-
-    if (p == NULL || p - context->data < 5) {
+    if (word->len < 5) {
         return 0;
     }
 
     for (i = -4, port = 0; i < 0; i++) {
-        digit = cgi_hex(p[i]);
+        digit = cgi_hex(end[i]);
 
         if (digit < 0) {
             return 0;
@@ -408,6 +454,36 @@ cgi_port(const struct zone_str *context)
     }
 
     return port;
+}
+
+
+/* Whom the request came from and to, and how. */
+
+static int
+cgi_connection(struct cgi_env *env, const struct zone_request_view *v)
+{
+    char             text[64];
+    struct zone_str  word;
+
+    word = cgi_word(v, 1);
+    (void) snprintf(text, sizeof(text), "%u", cgi_port(&word));
+
+    if (cgi_set(env, "SERVER_PORT", text) != 0) {
+        return -1;
+    }
+
+    word = cgi_word(v, 2);
+
+    if (word.len == 1 && word.data[0] == 's'
+        && cgi_set(env, "HTTPS", "on") != 0)
+    {
+        return -1;
+    }
+
+    word = cgi_word(v, 0);
+    cgi_address(&word, text, sizeof(text));
+
+    return cgi_set(env, "REMOTE_ADDR", text);
 }
 
 
@@ -431,15 +507,7 @@ cgi_fixed(struct cgi_env *env, const struct cgi_request *rq)
         return -1;
     }
 
-    (void) snprintf(text, sizeof(text), "%u", cgi_port(&v->context));
-
-    if (cgi_set(env, "SERVER_PORT", text) != 0) {
-        return -1;
-    }
-
-    cgi_address(&v->context, text, sizeof(text));
-
-    return cgi_set(env, "REMOTE_ADDR", text) == 0
+    return cgi_connection(env, v) == 0
            && cgi_set_str(env, "REQUEST_METHOD", &v->method) == 0
            && cgi_set(env, "GATEWAY_INTERFACE", "CGI/1.1") == 0
            && cgi_set(env, "SERVER_SOFTWARE", "offloadd/" OFFLOADD_VERSION)
@@ -520,119 +588,4 @@ cgi_free(struct cgi_env *env)
     free(env->envp);
     buf_free(&env->text);
     buf_free(&env->list);
-}
-
-
-size_t
-cgi_line(const char **p, const char *end, const char **line)
-{
-    size_t       len;
-    const char  *lf;
-
-    *line = *p;
-    lf = memchr(*p, '\n', (size_t) (end - *p));
-
-    if (lf == NULL) {
-        len = (size_t) (end - *p);
-        *p = end;
-
-    } else {
-        len = (size_t) (lf - *p);
-        *p = lf + 1;
-    }
-
-    return len && (*line)[len - 1] == '\r' ? len - 1 : len;
-}
-
-
-/* "Name: value": 1, and with `status` if it is a CGI field. */
-
-static int
-cgi_field(const char *line, size_t len, uint32_t *status)
-{
-    size_t       i, name;
-    const char  *value;
-
-    for (name = 0; name < len && line[name] != ':'; name++) {
-        if (!isalnum((unsigned char) line[name])
-            && (line[name] == '\0'
-                || strchr("!#$%&'*+-.^_`|~", line[name]) == NULL))
-        {
-            return 0;
-        }
-    }
-
-    if (name == 0 || name == len) {
-        return 0;
-    }
-
-    for (i = name + 1; i < len; i++) {
-        if (((unsigned char) line[i] < ' ' && line[i] != '\t')
-            || line[i] == 0x7f)
-        {
-            return 0;
-        }
-    }
-
-    if (!cgi_is(line, name, "Status")) {
-        return cgi_is(line, name, "Content-Type")
-               || cgi_is(line, name, "Location") ? 2 : 1;
-    }
-
-    for (value = line + name + 1; value < line + len && *value == ' ';
-         value++) { /* void */ }
-
-    if (line + len - value < 3 || value[0] < '2' || value[0] > '5'
-        || !isdigit((unsigned char) value[1])
-        || !isdigit((unsigned char) value[2])
-        || (line + len - value > 3 && value[3] != ' '))
-    {
-        return 0;
-    }
-
-    *status = (uint32_t) ((value[0] - '0') * 100 + (value[1] - '0') * 10
-                          + value[2] - '0');
-
-    return 2;
-}
-
-
-/*
- * Text may look like a header for a few lines.  One is believed that is whole
- * and has one of the three fields that CGI knows.
- */
-
-long
-cgi_header(const char *p, size_t n, int whole, uint32_t *status)
-{
-    int          kind, known;
-    size_t       len;
-    const char  *at, *end, *line;
-
-    *status = 200;
-    end = p + n;
-    known = 0;
-
-    for (at = p; at < end; /* void */ ) {
-
-        if (memchr(at, '\n', (size_t) (end - at)) == NULL) {
-            break;
-        }
-
-        len = cgi_line(&at, end, &line);
-
-        if (len == 0) {
-            return known ? at - p : 0;
-        }
-
-        kind = cgi_field(line, len, status);
-
-        if (kind == 0 || (size_t) (at - p) > RESULT_HEADERS_MAX) {
-            return 0;
-        }
-
-        known |= kind == 2;
-    }
-
-    return whole || n > RESULT_HEADERS_MAX ? 0 : -1;
 }

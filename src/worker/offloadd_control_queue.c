@@ -55,6 +55,7 @@ static void
 control_queue_policy(json_t *o, const struct queue_policy *p)
 {
     control_queue_some(o, "concurrency", p->concurrency);
+    control_queue_some(o, "batch", p->batch.size);
     control_queue_some(o, "deadline_s", p->deadline_s);
     control_queue_some(o, "dead_ttl_s", p->dead_ttl_s);
 

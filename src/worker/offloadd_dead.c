@@ -37,6 +37,7 @@ dead_redriven(struct offloadd *d, struct store_op *op)
 
     job = job_at(&d->sched.table, i);
     job->fair = op->row.fair;
+    job->size = job_size(op->row.body_size);
     job->queue = op->row.queue;
     job->priority = op->row.priority < FAIR_LEVELS ? op->row.priority
                                                    : FAIR_LEVELS - 1;

@@ -174,6 +174,7 @@ drain_item_done(struct store *s, struct store_batch *b,
     ev->not_before_ms = item->row.not_before_ms;
     ev->queue = item->row.queue;
     ev->priority = item->row.priority;
+    ev->body_size = item->row.body_size;
 
     switch (item->kind) {
 

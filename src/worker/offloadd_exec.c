@@ -242,6 +242,16 @@ exec_begin(struct offloadd *d, struct attempt *a, struct exec_run *r,
 }
 
 
+/* Of a script there are two that may be missing. */
+
+static const char *
+exec_why(const char *step, int err)
+{
+    return err == ENOENT && access(step, F_OK) == 0
+           ? "the interpreter in its first line is not there" : strerror(err);
+}
+
+
 static int
 exec_start(struct offloadd *d, struct attempt *a)
 {
@@ -271,7 +281,7 @@ exec_start(struct offloadd *d, struct attempt *a)
     if (exec_begin(d, a, r, &step) != 0) {
         (void) snprintf(a->replay.error, sizeof(a->replay.error), "the "
                         "command was not started: %.150s: %s", step,
-                        strerror(a->replay.connect_errno));
+                        exec_why(step, a->replay.connect_errno));
         exec_free(d, r);
         return -1;
     }
@@ -311,7 +321,7 @@ exec_tell(struct exec_run *r)
     if (!r->told) {
         r->told = 1;
         r->at = mono_ms() + EXEC_KILL_MS;
-        (void) kill(-r->pid, SIGTERM);
+        (void) kill(ZONE_MUTANT("exec.told") ? r->pid : -r->pid, SIGTERM);
         (void) kill(-r->pid, SIGCONT);          /* one that is stopped */
     }
 }
@@ -359,7 +369,10 @@ exec_ended(struct offloadd *d, struct exec_run *r)
 
     /* while it is not waited for its number is nobody else's */
 
-    (void) kill(-r->pid, SIGKILL);
+    if (!ZONE_MUTANT("exec.group")) {
+        (void) kill(-r->pid, SIGKILL);
+    }
+
     r->ended = 1;
 
     exec_rest(d, r, &r->out);
@@ -372,6 +385,8 @@ exec_ended(struct offloadd *d, struct exec_run *r)
 
     exec_unlink(d, r);
     a = r->attempt;
+
+    ZONE_FAILPOINT("exec.ended");
 
     if (a) {
         if (!a->result.over && a->result.err == 0) {
@@ -427,7 +442,10 @@ exec_tick(struct offloadd *d)
             exec_tell(r);
 
         } else {
-            (void) kill(-r->pid, SIGKILL);
+            if (!ZONE_MUTANT("exec.kill")) {
+                (void) kill(-r->pid, SIGKILL);
+            }
+
             r->at = now + EXEC_KILL_MS;
         }
     }
@@ -503,7 +521,9 @@ exec_outcome(struct attempt *a, int code)
         return REPLAY_TIMEOUT;
     }
 
-    if (WIFEXITED(r->status) && WEXITSTATUS(r->status) == 0) {
+    if (WIFEXITED(r->status)
+        && (WEXITSTATUS(r->status) == 0 || ZONE_MUTANT("exec.code")))
+    {
         return REPLAY_ANSWERED;
     }
 

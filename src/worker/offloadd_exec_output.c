@@ -112,6 +112,8 @@ exec_read(struct offloadd *d, struct exec_run *r, int fd)
         return 0;
     }
 
+    ZONE_FAILPOINT("exec.output");
+
     if (fd == r->err) {
         exec_lines(d, r, buf, (size_t) n);
 

@@ -48,6 +48,10 @@ spawn_limits(struct exec_spawn *s)
 
     s->step = "its limits";
 
+    if (ZONE_MUTANT("exec.limits")) {
+        return 0;
+    }
+
     if (p->files) {
         if (spawn_limit(RLIMIT_NOFILE, p->files, 0) == -1) {
             return -1;
@@ -77,7 +81,11 @@ spawn_files(struct exec_spawn *s)
         return -1;
     }
 
-    (void) close_range(3, ~0u, 0);              /* ours close at execve() */
+    /* ours close at execve(), what we were started with may not */
+
+    if (!ZONE_MUTANT("exec.files")) {
+        (void) close_range(3, ~0u, 0);
+    }
 
     return 0;
 }
@@ -91,6 +99,10 @@ spawn_signals(void)
     int               i;
     sigset_t          none;
     struct sigaction  sa;
+
+    if (ZONE_MUTANT("exec.signals")) {
+        return;
+    }
 
     memset(&sa, 0, sizeof(sa));
     sa.sa_handler = SIG_DFL;
@@ -115,16 +127,21 @@ spawn_child(struct exec_spawn *s, pid_t parent)
         return -1;
     }
 
+    ZONE_FAILPOINT("exec.session");
     s->step = "the worker";
 
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == -1) {
+    if (!ZONE_MUTANT("exec.death") && prctl(PR_SET_PDEATHSIG, SIGKILL) == -1) {
         return -1;
     }
 
-    if (getppid() != parent) {                  /* killed just before that */
+    /* killed just before that */
+
+    if (getppid() != parent && !ZONE_MUTANT("exec.orphan")) {
         errno = ESRCH;
         return -1;
     }
+
+    ZONE_FAILPOINT("exec.child");
 
     s->step = s->policy->dir[0] ? s->policy->dir : "/";
 
@@ -151,6 +168,8 @@ exec_spawn(struct exec_spawn *s)
 
     parent = getpid();
     err = 0;
+
+    ZONE_FAILPOINT("exec.begin");
 
     sigfillset(&all);
     (void) pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -46,7 +46,9 @@ enum replay_outcome {
     REPLAY_CONNECT,                             /* no connection to a URL */
     REPLAY_BUSY,                                /* no command could be begun */
     REPLAY_EXEC_AGAIN,                          /* the command says so */
-    REPLAY_EXEC_FAILED
+    REPLAY_EXEC_FAILED,
+    REPLAY_NO_ITEM,                             /* it can't go with others */
+    REPLAY_BAD_BATCH                            /* the answer to all of them */
 };
 
 /* libcurl's handle, lent to one replay after another. */
@@ -118,6 +120,9 @@ struct cgi_request {
 
 int cgi_environment(struct cgi_env *env, const struct cgi_request *rq);
 void cgi_free(struct cgi_env *env);
+
+
+/* offloadd_cgi_output.c */
 
 /*
  * How long is the header at the beginning of a command's output, its empty

@@ -6,6 +6,10 @@
  * comes back (from an attempt, a backoff, another queue) older than the list's
  * last goes into a heap beside it.  Flows are found by queue, level and key,
  * so that a job need not know where its flow is.
+ *
+ * Where several jobs make one attempt a flow takes turns only while it is
+ * ripe: it has as many as an attempt takes, or has lingered for them.  Until
+ * then it is in a list of its own, in the order in which they ripen.
  */
 
 #include "offloadd.h"
@@ -15,7 +19,12 @@
 
 
 #define FLOW_NONE             UINT32_MAX
+#define FLOW_UNTIMED          UINT64_MAX        /* when it began to linger
+                                                   nobody has looked yet */
 #define FLOW_HASH_MIN         64
+
+
+static int fair_level(const struct fair *fair);
 
 
 static uint32_t
@@ -157,8 +166,29 @@ flow_unlink(struct flows *f, struct level *l, uint32_t i)
 }
 
 
+/* The list it is in. */
+
+static struct level *
+flow_list(struct fair *fair, const struct flow *flow)
+{
+    return flow->lingers ? &fair->lingering : &fair->levels[flow->level];
+}
+
+
+static void
+flow_move(struct flows *f, struct fair *fair, uint32_t i, int lingers)
+{
+    struct flow  *flow = &f->flows[i];
+
+    flow_unlink(f, flow_list(fair, flow), i);
+    flow->lingers = lingers != 0;
+    flow->ripe_at = lingers ? FLOW_UNTIMED : flow->ripe_at;
+    flow_append(f, flow_list(fair, flow), i);
+}
+
+
 static uint32_t
-flow_make(struct flows *f, struct level *l, uint64_t fair, uint16_t queue,
+flow_make(struct flows *f, struct fair *fair, uint64_t key, uint16_t queue,
     uint8_t level)
 {
     uint32_t      i;
@@ -184,14 +214,16 @@ flow_make(struct flows *f, struct level *l, uint64_t fair, uint16_t queue,
 
     flow = &f->flows[i];
     memset(flow, 0, sizeof(*flow));
-    flow->fair = fair;
+    flow->fair = key;
     flow->queue = queue;
     flow->level = level;
     flow->head = JOB_NONE;
     flow->tail = JOB_NONE;
+    flow->lingers = fair->size > 1;
+    flow->ripe_at = FLOW_UNTIMED;
 
     flow_link(f, i);
-    flow_append(f, l, i);
+    flow_append(f, flow_list(fair, flow), i);
     f->count++;
 
     return i;
@@ -199,12 +231,12 @@ flow_make(struct flows *f, struct level *l, uint64_t fair, uint16_t queue,
 
 
 static void
-flow_remove(struct flows *f, struct level *l, uint32_t i)
+flow_remove(struct flows *f, struct fair *fair, uint32_t i)
 {
     uint32_t     *link;
     struct flow  *flow = &f->flows[i];
 
-    flow_unlink(f, l, i);
+    flow_unlink(f, flow_list(fair, flow), i);
 
     link = &f->hash[flow_bucket(f, flow->fair, flow->queue, flow->level)];
 
@@ -238,31 +270,56 @@ flows_free(struct flows *f)
 
 
 void
-fair_init(struct level *levels)
+fair_init(struct fair *fair)
 {
     int  i;
 
     for (i = 0; i < FAIR_LEVELS; i++) {
-        levels[i].head = FLOW_NONE;
-        levels[i].tail = FLOW_NONE;
-        levels[i].passed = 0;
+        fair->levels[i].head = FLOW_NONE;
+        fair->levels[i].tail = FLOW_NONE;
+        fair->levels[i].passed = 0;
     }
+
+    fair->lingering.head = FLOW_NONE;
+    fair->lingering.tail = FLOW_NONE;
+    fair->size = 1;
+    fair->linger_us = 0;
+}
+
+
+static void
+fair_link(struct job_table *t, struct flow *flow, uint32_t i)
+{
+    struct job  *job = job_at(t, i);
+
+    job->place = JOB_FIFO;
+    job->next = JOB_NONE;
+    job->prev = flow->tail;
+
+    if (flow->tail == JOB_NONE) {
+        flow->head = i;
+    } else {
+        job_at(t, flow->tail)->next = i;
+    }
+
+    flow->tail = i;
 }
 
 
 int
-fair_push(struct flows *f, struct level *levels, uint16_t queue,
+fair_push(struct flows *f, struct fair *fair, uint16_t queue,
     struct job_table *t, uint32_t i)
 {
+    int           made;
     uint32_t      n;
     struct job   *job = job_at(t, i);
     struct flow  *flow;
 
     n = flow_find(f, job->fair, queue, job->priority);
+    made = n == FLOW_NONE;
 
-    if (n == FLOW_NONE) {
-        n = flow_make(f, &levels[job->priority], job->fair, queue,
-                      job->priority);
+    if (made) {
+        n = flow_make(f, fair, job->fair, queue, job->priority);
         if (n == FLOW_NONE) {
             return -1;
         }
@@ -282,27 +339,28 @@ fair_push(struct flows *f, struct level *levels, uint16_t queue,
         }
 
         job->place = JOB_DUE;
+
+    } else {
+        fair_link(t, flow, i);
+    }
+
+    flow->n++;
+
+    if (!flow->lingers) {
         return 0;
     }
 
-    job->place = JOB_FIFO;
-    job->next = JOB_NONE;
-    job->prev = flow->tail;
-
-    if (flow->tail == JOB_NONE) {
-        flow->head = i;
-    } else {
-        job_at(t, flow->tail)->next = i;
+    if (flow->n >= fair->size) {
+        flow_move(f, fair, n, 0);
+        return 1;
     }
 
-    flow->tail = i;
-
-    return 0;
+    return made;
 }
 
 
 void
-fair_take(struct flows *f, struct level *levels, uint16_t queue,
+fair_take(struct flows *f, struct fair *fair, uint16_t queue,
     struct job_table *t, uint32_t i)
 {
     uint32_t      n;
@@ -337,8 +395,76 @@ fair_take(struct flows *f, struct level *levels, uint16_t queue,
 
     job->place = JOB_FREE;
 
-    if (flow->head == JOB_NONE && flow->due.n == 0) {
-        flow_remove(f, &levels[job->priority], n);
+    if (--flow->n == 0) {
+        flow_remove(f, fair, n);
+    }
+}
+
+
+/*
+ * Those that have lingered long enough take turns, and one whose turn has come
+ * with too few, others having gone ahead, lingers anew.  When is the next one
+ * ripe?  UINT64_MAX: there is none, or some are already.
+ */
+
+uint64_t
+fair_ripen(struct flows *f, struct fair *fair, uint64_t now)
+{
+    int           i;
+    uint32_t      n;
+    struct flow  *flow;
+
+    if (fair->size <= 1 && fair->lingering.head == FLOW_NONE) {
+        return UINT64_MAX;
+    }
+
+    for (n = fair->lingering.tail; n != FLOW_NONE; n = flow->prev) {
+        flow = &f->flows[n];
+
+        if (flow->ripe_at != FLOW_UNTIMED) {
+            break;
+        }
+
+        flow->ripe_at = now + fair->linger_us;
+    }
+
+    while ((n = fair->lingering.head) != FLOW_NONE
+           && (f->flows[n].ripe_at <= now || fair->size <= 1))
+    {
+        flow_move(f, fair, n, 0);
+    }
+
+    for (i = 0; i < FAIR_LEVELS; i++) {
+        while ((n = fair->levels[i].head) != FLOW_NONE
+               && f->flows[n].n < fair->size && f->flows[n].ripe_at > now)
+        {
+            flow_move(f, fair, n, 1);
+            f->flows[n].ripe_at = now + fair->linger_us;
+        }
+    }
+
+    if (fair_level(fair) != -1 || fair->lingering.head == FLOW_NONE) {
+        return UINT64_MAX;
+    }
+
+    return f->flows[fair->lingering.head].ripe_at;
+}
+
+
+void
+fair_changed(struct flows *f, struct fair *fair)
+{
+    uint32_t      n, next;
+    struct flow  *flow;
+
+    for (n = fair->lingering.head; n != FLOW_NONE; n = next) {
+        flow = &f->flows[n];
+        next = flow->next;
+        flow->ripe_at = FLOW_UNTIMED;
+
+        if (flow->n >= fair->size) {
+            flow_move(f, fair, n, 0);
+        }
     }
 }
 
@@ -351,7 +477,7 @@ fair_take(struct flows *f, struct level *levels, uint16_t queue,
  */
 
 static int
-fair_level(const struct level *levels)
+fair_level(const struct fair *fair)
 {
     int       i, top;
     uint32_t  most;
@@ -361,7 +487,7 @@ fair_level(const struct level *levels)
 
     for (i = FAIR_LEVELS - 1; i >= 0; i--) {
 
-        if (levels[i].head == FLOW_NONE) {
+        if (fair->levels[i].head == FLOW_NONE) {
             continue;
         }
 
@@ -369,8 +495,8 @@ fair_level(const struct level *levels)
             top = i;
         }
 
-        if (levels[i].passed > most && !ZONE_MUTANT("fair.passed")) {
-            most = levels[i].passed;
+        if (fair->levels[i].passed > most && !ZONE_MUTANT("fair.passed")) {
+            most = fair->levels[i].passed;
             top = i;
         }
     }
@@ -379,20 +505,9 @@ fair_level(const struct level *levels)
 }
 
 
-uint32_t
-fair_first(const struct flows *f, const struct level *levels,
-    struct job_table *t)
+static uint32_t
+flow_first(const struct flow *flow, struct job_table *t)
 {
-    int           i;
-    struct flow  *flow;
-
-    i = fair_level(levels);
-    if (i == -1) {
-        return JOB_NONE;
-    }
-
-    flow = &f->flows[levels[i].head];
-
     if (flow->due.n > 0
         && (flow->head == JOB_NONE
             || flow->due.entries[0].key < job_at(t, flow->head)->seq))
@@ -405,31 +520,59 @@ fair_first(const struct flows *f, const struct level *levels,
 
 
 uint32_t
-fair_oldest(const struct flows *f, const struct level *levels,
+fair_first(const struct flows *f, const struct fair *fair,
+    struct job_table *t)
+{
+    int  i;
+
+    i = fair_level(fair);
+
+    return i == -1 ? JOB_NONE : flow_first(&f->flows[fair->levels[i].head], t);
+}
+
+
+uint32_t
+fair_more(const struct flows *f, uint16_t queue, uint64_t key,
+    uint8_t priority, struct job_table *t)
+{
+    uint32_t  n;
+
+    n = flow_find(f, key, queue, priority);
+
+    return n == FLOW_NONE ? JOB_NONE : flow_first(&f->flows[n], t);
+}
+
+
+uint32_t
+fair_oldest(const struct flows *f, const struct fair *fair,
     struct job_table *t)
 {
     int  i, n;
 
-    for (i = 0, n = 0; i < FAIR_LEVELS; i++) {
-        n += levels[i].head != FLOW_NONE;
+    if (fair->lingering.head != FLOW_NONE) {
+        return JOB_NONE;
+    }
 
-        if (n > 1 || levels[i].head != levels[i].tail) {
+    for (i = 0, n = 0; i < FAIR_LEVELS; i++) {
+        n += fair->levels[i].head != FLOW_NONE;
+
+        if (n > 1 || fair->levels[i].head != fair->levels[i].tail) {
             return JOB_NONE;
         }
     }
 
-    return n ? fair_first(f, levels, t) : JOB_NONE;
+    return n ? fair_first(f, fair, t) : JOB_NONE;
 }
 
 
 void
-fair_turn(struct flows *f, struct level *levels, uint16_t queue,
+fair_turn(struct flows *f, struct fair *fair, uint16_t queue,
     struct job_table *t, uint32_t i)
 {
     int            level;
     uint32_t       n;
     struct job    *job = job_at(t, i);
-    struct level  *l = &levels[job->priority];
+    struct level  *l = &fair->levels[job->priority];
 
     n = flow_find(f, job->fair, queue, job->priority);
 
@@ -438,16 +581,16 @@ fair_turn(struct flows *f, struct level *levels, uint16_t queue,
         flow_append(f, l, n);
     }
 
-    fair_take(f, levels, queue, t, i);
+    fair_take(f, fair, queue, t, i);
     job->behind = 0;
 
     for (level = 0; level < FAIR_LEVELS; level++) {
 
-        if (level == job->priority || levels[level].head == FLOW_NONE) {
-            levels[level].passed = 0;
+        if (level == job->priority || fair->levels[level].head == FLOW_NONE) {
+            fair->levels[level].passed = 0;
 
         } else {
-            levels[level].passed++;
+            fair->levels[level].passed++;
         }
     }
 }

@@ -98,7 +98,7 @@ queue_head(struct queues *qs, struct job_table *t, uint16_t index, int *lags)
         return 0;
     }
 
-    i = fair_oldest(&qs->flows, q->levels, t);
+    i = fair_oldest(&qs->flows, &q->fair, t);
 
     if (i == JOB_NONE) {
         *lags = !head_follow(qs, t, &q->head, index);

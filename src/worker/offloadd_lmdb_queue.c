@@ -19,7 +19,8 @@
 void
 lmdb_queue_row(struct store_job *row, const struct zone_request_view *view)
 {
-    row->fair = view->fixed.fair;
+    row->fair = view->fixed.flags & ZONE_REQUEST_BATCH ? bulk_key(view)
+                                                       : view->fixed.fair;
     row->queue = zone_queue_hash(view->queue.data, view->queue.len);
     row->priority = view->fixed.priority;
     row->limit_key = view->fixed.limit_key;

@@ -33,6 +33,7 @@ static const struct policy_key  queue_keys[] = {
       1 },
     { "dead_ttl_s", POLICY_NUMBER, member(dead_ttl_s), QUEUE_SECONDS_MAX, 0,
       1 },
+    { "batch", POLICY_OTHER, 0, 0, 0, 1 },
     { "exec", POLICY_OTHER, 0, 0, 0, 1 },
     { "pass", POLICY_OTHER, 0, 0, 0, 1 },
     { "limit_queued", POLICY_COUNT, member(limit_queued), UINT32_MAX, 0, 1 },
@@ -56,6 +57,14 @@ static const struct policy_key  retry_keys[] = {
     { "jitter", POLICY_JITTER, member(retry.jitter), 0, 0, 0 },
     { "on", POLICY_OTHER, 0, 0, 0, 0 },
     { "methods", POLICY_OTHER, 0, 0, 0, 1 },
+};
+
+static const struct policy_key  batch_keys[] = {
+    { "size", POLICY_COUNT, member(batch.size), BATCH_SIZE_MAX, 2, 0 },
+    { "linger_ms", POLICY_NUMBER, member(batch.linger_ms), 3600000, 0, 0 },
+    { "max", POLICY_NUMBER, member(batch.max), UINT32_MAX, 1, 0 },
+    { "array", POLICY_BOOL, member(batch.array), 0, 0, 0 },
+    { "envelope", POLICY_BOOL, member(batch.envelope), 0, 0, 0 },
 };
 
 /* As if nobody had written an offload_queue for it. */
@@ -224,7 +233,7 @@ policy_queue(struct queue_policy *q, const json_t *object, const char *name,
     struct policy_error *e)
 {
     char     label[192];
-    json_t  *rate, *retry;
+    json_t  *rate, *retry, *batch;
 
     queue_defaults(q);
     q->circuit = 1;
@@ -260,6 +269,18 @@ policy_queue(struct queue_policy *q, const json_t *object, const char *name,
         (void) snprintf(label, sizeof(label), "%.160s, \"retry\"", name);
 
         if (queue_retry(q, retry, label, e) != 0) {
+            return -1;
+        }
+    }
+
+    batch = json_object_get(object, "batch");
+
+    if (batch) {
+        (void) snprintf(label, sizeof(label), "%.160s, \"batch\"", name);
+
+        if (policy_members(q, batch_keys, ARRAY_LENGTH(batch_keys), batch,
+                           label, e) != 0)
+        {
             return -1;
         }
     }

@@ -78,6 +78,7 @@ publish_queue(struct offloadd *d, uint16_t i)
 
     publish_store(&to->running, q->running);
     publish_store(&to->concurrency, queue_limit(qs, q));
+    publish_store(&to->batch, q->fair.size);
     publish_store(&to->waiting, (uint64_t) q->ready + q->delayed);
     publish_store(&to->last_seq, q->head.last);
     publish_store(&to->head_seq, head);

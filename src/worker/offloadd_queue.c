@@ -58,7 +58,7 @@ int
 queue_plain(const struct queues *qs, const struct queue *q)
 {
     return q->flags == 0 && !q->conf.adaptive && q->rate.interval == 0
-           && q->circuit.state == CIRCUIT_CLOSED
+           && q->circuit.state == CIRCUIT_CLOSED && q->fair.size <= 1
            && (q->conf.concurrency == 0
                || q->conf.concurrency >= qs->concurrency);
 }
@@ -67,9 +67,13 @@ queue_plain(const struct queues *qs, const struct queue *q)
 /* When may it begin another?  UINT64_MAX: not by time alone. */
 
 static uint64_t
-queue_may(const struct queues *qs, const struct queue *q, uint64_t now)
+queue_may(struct queues *qs, struct queue *q, uint64_t now)
 {
-    uint64_t  circuit, rate;
+    uint64_t  circuit, rate, ripe;
+
+    /* in any case: so that they linger from now on */
+
+    ripe = fair_ripen(&qs->flows, &q->fair, now);
 
     if (q->flags & QUEUE_FLAGS || q->running >= queue_limit(qs, q)) {
         return UINT64_MAX;
@@ -78,7 +82,11 @@ queue_may(const struct queues *qs, const struct queue *q, uint64_t now)
     circuit = circuit_due(&q->circuit, now);
     rate = rate_due(&q->rate, now);
 
-    return circuit > rate ? circuit : rate;
+    if (circuit > rate) {
+        rate = circuit;
+    }
+
+    return ripe != UINT64_MAX && ripe > rate ? ripe : rate;
 }
 
 
@@ -181,9 +189,11 @@ static void queue_take(struct queues *qs, struct job_table *t, uint16_t i,
 static int
 queue_push(struct queues *qs, struct job_table *t, uint16_t i, uint32_t job)
 {
+    int            rc;
     struct queue  *q = qs->queue[i];
 
-    if (fair_push(&qs->flows, q->levels, i, t, job) != 0) {
+    rc = fair_push(&qs->flows, &q->fair, i, t, job);
+    if (rc == -1) {
         return -1;
     }
 
@@ -194,7 +204,10 @@ queue_push(struct queues *qs, struct job_table *t, uint16_t i, uint32_t job)
     qs->ready++;
     qs->moved |= QUEUE_BIT(i);
 
-    if (!q->in_ring && qs->wake[i] == UINT64_MAX) {
+    if (rc == 1) {
+        queues_touch(qs, i);
+
+    } else if (!q->in_ring && qs->wake[i] == UINT64_MAX) {
         ring_append(qs, i);
     }
 
@@ -265,7 +278,7 @@ queue_take(struct queues *qs, struct job_table *t, uint16_t i, uint32_t n)
 
     case JOB_FIFO:
     case JOB_DUE:
-        fair_take(&qs->flows, q->levels, i, t, n);
+        fair_take(&qs->flows, &q->fair, i, t, n);
         queue_left(qs, q, job->seq);
 
         if (q->ready == 0) {
@@ -328,7 +341,7 @@ queues_next(struct queues *qs, struct job_table *t, uint64_t now)
         at = queue_may(qs, q, now);
 
         if (at <= now) {
-            return fair_first(&qs->flows, q->levels, t);
+            return fair_first(&qs->flows, &q->fair, t);
         }
 
         ring_remove(qs, i);
@@ -350,7 +363,7 @@ queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
     i = queues_index(qs, job_at(t, job)->queue);
     q = qs->queue[i];
 
-    fair_turn(&qs->flows, q->levels, i, t, job);
+    fair_turn(&qs->flows, &q->fair, i, t, job);
     queue_left(qs, q, job_at(t, job)->seq);
     q->running++;
     rate_reserve(&q->rate);
@@ -364,6 +377,28 @@ queues_begin(struct queues *qs, struct job_table *t, uint32_t job)
     }
 
     return probe;
+}
+
+
+uint32_t
+queues_more(struct queues *qs, struct job_table *t, uint32_t job,
+    uint64_t room)
+{
+    uint16_t       i;
+    uint32_t       more;
+    struct job    *first = job_at(t, job);
+
+    i = queues_index(qs, first->queue);
+    more = fair_more(&qs->flows, i, first->fair, first->priority, t);
+
+    if (more == JOB_NONE || 1ull << job_at(t, more)->size > room) {
+        return JOB_NONE;
+    }
+
+    queues_take(qs, t, more);
+    job_at(t, more)->behind = 0;
+
+    return more;
 }
 
 

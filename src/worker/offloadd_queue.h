@@ -54,9 +54,10 @@ struct job {
     uint16_t         unreachable;               /* entrance gone, so often */
     uint16_t         retries;                   /* for the backoff */
     uint8_t          place;
-    uint8_t          has_slot;
     uint8_t          priority;
-    uint8_t          behind;                    /* whoever waits already */
+    uint8_t          size;                      /* job_size() of its body */
+    uint8_t          has_slot : 1;
+    uint8_t          behind : 1;                /* whoever waits already */
 };
 
 _Static_assert(sizeof(struct job) <= 56, "there may be millions");
@@ -81,6 +82,14 @@ struct job_table {
     uint32_t     *hash;
     uint32_t      hash_size;                    /* power of two */
 };
+
+/* A size in a byte: the power of two that it does not exceed. */
+
+static inline uint8_t
+job_size(uint64_t bytes)
+{
+    return bytes <= 1 ? 0 : (uint8_t) (64 - __builtin_clzll(bytes - 1));
+}
 
 struct job *job_at(struct job_table *t, uint32_t i);
 uint32_t job_add(struct job_table *t, uint64_t seq, const uint8_t *id);
@@ -108,8 +117,11 @@ struct flow {
     uint32_t         next;                      /* in the level; free */
     uint32_t         prev;
     uint32_t         hash_next;
+    uint32_t         n;                         /* jobs */
+    uint64_t         ripe_at;                   /* it lingers until then */
     uint16_t         queue;
     uint8_t          level;
+    uint8_t          lingers;
 };
 
 struct flows {
@@ -130,21 +142,36 @@ struct level {
     uint32_t  passed;                           /* turns of other levels */
 };
 
+struct fair {
+    struct level  levels[FAIR_LEVELS];
+    struct level  lingering;                    /* flows with too few jobs */
+    uint32_t      size;                         /* jobs of an attempt, 1: one;
+                                                   with more a flow lingers */
+    uint64_t      linger_us;                    /* so long at most */
+};
+
 void flows_free(struct flows *f);
-void fair_init(struct level *levels);
-/* -1: no memory, the job is nowhere. */
-int fair_push(struct flows *f, struct level *levels, uint16_t queue,
+void fair_init(struct fair *fair);
+/* -1: no memory, the job is nowhere; 1: ask fair_ripen() anew. */
+int fair_push(struct flows *f, struct fair *fair, uint16_t queue,
     struct job_table *t, uint32_t job);
-void fair_take(struct flows *f, struct level *levels, uint16_t queue,
+void fair_take(struct flows *f, struct fair *fair, uint16_t queue,
     struct job_table *t, uint32_t job);
+/* When is another flow ripe?  UINT64_MAX: one is, or there is none. */
+uint64_t fair_ripen(struct flows *f, struct fair *fair, uint64_t now);
+/* `size` or `linger_us` is another: all that linger do so anew. */
+void fair_changed(struct flows *f, struct fair *fair);
 /* Whose turn it is, or JOB_NONE; it stays where it is. */
-uint32_t fair_first(const struct flows *f, const struct level *levels,
+uint32_t fair_first(const struct flows *f, const struct fair *fair,
     struct job_table *t);
-/* The same if there is but one key and priority, so that it is the oldest. */
-uint32_t fair_oldest(const struct flows *f, const struct level *levels,
+/* Another of the same flow, likewise, ripe or not. */
+uint32_t fair_more(const struct flows *f, uint16_t queue, uint64_t key,
+    uint8_t priority, struct job_table *t);
+/* fair_first() if there is but one key and priority: it is the oldest. */
+uint32_t fair_oldest(const struct flows *f, const struct fair *fair,
     struct job_table *t);
 /* It takes its turn. */
-void fair_turn(struct flows *f, struct level *levels, uint16_t queue,
+void fair_turn(struct flows *f, struct fair *fair, uint16_t queue,
     struct job_table *t, uint32_t job);
 
 
@@ -221,7 +248,7 @@ int circuit_begin(struct circuit *c);           /* 1: it is the probe */
 /* Each returns 1 if the state changed. */
 int circuit_good(struct circuit *c);
 int circuit_bad(struct circuit *c, uint64_t now, uint64_t started,
-    uint64_t random);
+    uint32_t enough, uint64_t random);
 int circuit_neither(struct circuit *c, uint64_t now, int probe);
 
 
@@ -260,7 +287,7 @@ struct queue {
     uint8_t              in_ring;
     uint8_t              kept;                  /* while configuring */
     struct head          head;
-    struct level         levels[FAIR_LEVELS];
+    struct fair          fair;
     struct rate          rate;
     struct adapt         adapt;
     struct circuit       circuit;
@@ -319,6 +346,10 @@ uint32_t queues_next(struct queues *qs, struct job_table *t, uint64_t now);
 /* It takes its turn: 1 if it is its queue's probe.  queues_ran() counts what
  * is begun without one. */
 int queues_begin(struct queues *qs, struct job_table *t, uint32_t job);
+/* Another that may go with it, whose body has `room`; it has left its queue.
+ * JOB_NONE: there is none, or it is too large. */
+uint32_t queues_more(struct queues *qs, struct job_table *t, uint32_t job,
+    uint64_t room);
 void queues_ran(struct queues *qs, uint32_t hash);
 void queues_ended(struct queues *qs, uint32_t hash);
 /* Something has changed for this queue: it is looked at again. */

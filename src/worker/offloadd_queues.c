@@ -32,6 +32,9 @@ queue_conf(struct queue *q, const struct queue_policy *conf,
         adapt_init(&q->adapt, conf->adaptive ? most : 0);
     }
 
+    q->fair.size = conf->batch.size ? conf->batch.size : 1;
+    q->fair.linger_us = conf->batch.linger_ms * 1000;
+
     rate_set(&q->rate, conf->rate_count, conf->rate_period_ms,
              conf->rate_burst);
 
@@ -52,7 +55,7 @@ queue_make(const struct queue_policy *conf, uint32_t concurrency)
     q = calloc(1, sizeof(*q));
 
     if (q) {
-        fair_init(q->levels);
+        fair_init(&q->fair);
         queue_conf(q, conf, concurrency);
     }
 
@@ -307,6 +310,7 @@ queues_sweep(struct queues *qs)
 
         if (q->kept) {
             q->kept = 0;
+            fair_changed(&qs->flows, &q->fair);
             queues_touch(qs, (uint16_t) i);
             continue;
         }

@@ -101,6 +101,7 @@ recover_job(void *data, uint64_t seq, const struct store_job *row)
     job->retries = row->strikes;
     job->fair = row->fair;
     job->queue = row->queue;
+    job->size = job_size(row->body_size);
     job->priority = row->priority < FAIR_LEVELS ? row->priority
                                                 : FAIR_LEVELS - 1;
 

@@ -350,7 +350,7 @@ static int
 replay_begin(struct offloadd *d, struct attempt *a)
 {
     if (replay_open(d, a) != 0
-        || (a->replay.view.body.len > REPLAY_POSTFIELDS_MAX
+        || ((a->replay.view.body.len > REPLAY_POSTFIELDS_MAX || a->carries)
             && request_split(a) != 0))
     {
         return -1;

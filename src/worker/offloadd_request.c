@@ -136,7 +136,7 @@ request_stored_lines(struct replay *r, uint32_t *n, int *host)
 /*
  * Ours, after the stored ones; the last is nginx's, who takes it out.  Straight
  * to a URL it is the id alone, and without a token: what could be reported by
- * that needs an URL of the job.
+ * that needs an URL of the job.  Nor has a batch one: it is of no job.
  */
 
 static int
@@ -189,7 +189,7 @@ request_own_lines(struct attempt *a, uint32_t *n)
 
     for (i = 0; i < 5; i++) {
         if ((i == 1 && (r->view.fixed.flags & ZONE_REQUEST_CLIENT_KEY))
-            || (i == 2 && r->pass))
+            || (i == 2 && (r->pass || a->carries)))
         {
             continue;
         }
@@ -301,6 +301,14 @@ request_set_body(struct attempt *a, CURL *easy)
 
     if (request_method_is(r, "HEAD")) {
         set(CURLOPT_NOBODY, 1L);
+        return 0;
+    }
+
+    /* nginx bounds what one client sends: a batch comes without a length */
+
+    if (a->carries && r->pass == NULL) {
+        set(CURLOPT_UPLOAD, 1L);
+        set(CURLOPT_INFILESIZE_LARGE, (curl_off_t) -1);
         return 0;
     }
 

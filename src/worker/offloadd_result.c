@@ -74,6 +74,7 @@ result_reset(struct result *r, const char *store, const uint8_t *id)
     r->retry_after_at = 0;
     r->too_large = 0;
     r->direct = 0;
+    r->in_memory = 0;
     r->finished = 0;
     r->bodiless = 0;
     r->truncate = 0;
@@ -287,7 +288,7 @@ static int
 result_keep_body(struct result *r, const char *store, const uint8_t *id,
     const void *p, size_t n)
 {
-    if (r->fd == -1 && n > STORE_INLINE_MAX - r->body.len) {
+    if (r->fd == -1 && !r->in_memory && n > STORE_INLINE_MAX - r->body.len) {
         if (result_to_file(r, store, id) != 0) {
             return -1;
         }

@@ -191,6 +191,7 @@ sched_new_job(struct offloadd *d, struct store_event *ev)
     job->fair = ev->fair;
     job->queue = ev->queue;
     job->priority = (uint8_t) ev->priority;
+    job->size = job_size(ev->body_size);
     (void) deadline_add(d, ev->seq, ev->deadline_ms);
 
     if (job->has_slot && sched_short_of_slots(d, ev->lane)) {
@@ -342,6 +343,7 @@ sched_event(struct offloadd *d, struct store_event *ev)
 static void
 sched_op(struct offloadd *d, struct store_op *op)
 {
+    struct bulk     *bulk;
     struct attempt  *a = (struct attempt *) op;
 
     if (op->type == STORE_OP_CONTROL || op->type == STORE_OP_READ) {
@@ -364,11 +366,22 @@ sched_op(struct offloadd *d, struct store_op *op)
         return;
     }
 
+    bulk = op->type == STORE_OP_START ? a->bulk : NULL;
+
     if (op->type == STORE_OP_START && a->job != JOB_NONE
         && op->result != STORE_OP_STALE)
     {
         attempt_started(d, a);
+
+        if (bulk) {
+            bulk_started(d, bulk);
+        }
+
         return;
+    }
+
+    if (bulk) {
+        bulk_started(d, bulk);                  /* it lives as long as this */
     }
 
     attempt_stored(d, a);
@@ -461,15 +474,44 @@ sched_pace(struct offloadd *d)
 }
 
 
+/* It takes its turn, with as many as may go with it: 0: no memory. */
+
+static uint32_t
+sched_begin(struct offloadd *d, uint32_t i)
+{
+    struct bulk     *b;
+    struct sched    *s = &d->sched;
+    struct queue    *q;
+    struct attempt  *a;
+
+    q = queues_find(&s->queues, job_at(&s->table, i)->queue);
+
+    if (q->fair.size > 1) {
+        b = bulk_make(d, q);
+
+        return b ? bulk_begin(d, b, i, queues_begin(&s->queues, &s->table, i))
+                 : 0;
+    }
+
+    a = attempt_get(d);
+    if (a == NULL) {
+        return 0;
+    }
+
+    attempt_begin(d, a, i, queues_begin(&s->queues, &s->table, i));
+
+    return 1;
+}
+
+
 void
 sched_dispatch(struct offloadd *d)
 {
-    int              n, probe;
-    int64_t          capacity;
-    uint32_t         i;
-    uint64_t         now;
-    struct sched    *s = &d->sched;
-    struct attempt  *a;
+    int            n;
+    int64_t        capacity;
+    uint32_t       i, begun;
+    uint64_t       now;
+    struct sched  *s = &d->sched;
 
     s->paced_until = UINT64_MAX;
     now = mono_us();
@@ -496,16 +538,14 @@ sched_dispatch(struct offloadd *d)
         capacity = sched_pace(d);
     }
 
-    for (n = 0; i != JOB_NONE && capacity > 0 && n < LOOP_DISPATCH_MAX; n++) {
+    for (n = 0; i != JOB_NONE && capacity > 0 && n < LOOP_DISPATCH_MAX; ) {
 
-        a = attempt_get(d);
-        if (a == NULL) {
+        begun = sched_begin(d, i);
+        if (begun == 0) {
             return;
         }
 
-        probe = queues_begin(&s->queues, &s->table, i);
-        attempt_begin(d, a, i, probe);
-
+        n += (int) begun;
         capacity--;
         i = queues_next(&s->queues, &s->table, now);
     }

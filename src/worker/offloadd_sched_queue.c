@@ -43,7 +43,9 @@ sched_configure(struct offloadd *d)
     }
 
     for (a = d->attempts.active; a; a = a->next) {
-        queues_ran(qs, a->queue);
+        if (a->bulk == NULL) {
+            queues_ran(qs, a->queue);
+        }
     }
 
     for (r = d->execs.runs; r; r = r->next) {
@@ -197,18 +199,39 @@ sched_ended(struct offloadd *d, struct attempt *a)
 }
 
 
+/*
+ * A few jobs, or one, must not use up their attempts before there were enough
+ * of them to tell.  So the last one of a job that found nobody is enough, if
+ * no other was answered since its first: then it has been a probe.
+ */
+
+static uint32_t
+sched_enough(const struct attempt *a, const struct queue *q, int nobody)
+{
+    uint32_t  failures = a->op.row.failures + 1u, max = q->conf.retry.max;
+
+    return nobody && max > 1 && failures >= max && max < CIRCUIT_FAILURES
+           ? max : CIRCUIT_FAILURES;
+}
+
+
+/* nobody: there was no connection. */
+
 static void
 sched_circuit(struct offloadd *d, struct attempt *a, struct queue *q,
-    int bad)
+    int bad, int nobody)
 {
     int       changed;
+    uint32_t  enough;
     uint64_t  now = mono_us();
 
-    changed = bad ? circuit_bad(&q->circuit, now, a->started_us,
+    enough = sched_enough(a, q, nobody);
+    changed = bad ? circuit_bad(&q->circuit, now, a->started_us, enough,
                                 sched_random(&d->sched))
                   : circuit_good(&q->circuit);
 
-    a->probe = bad && a->probe ? 2 : 0;
+    a->probe = bad && (a->probe || (changed && enough < CIRCUIT_FAILURES))
+               ? 2 : 0;
 
     if (!changed) {
         return;
@@ -234,7 +257,8 @@ sched_circuit(struct offloadd *d, struct attempt *a, struct queue *q,
  * What an attempt's end says of the backend.  It is down when nginx has no
  * answer of it, whatever nginx answers then, and says so itself by 502, 503
  * and 504, unless it says that this is its last word on the job.  Whatever
- * fails between here and nginx says nothing of it.
+ * fails between here and nginx says nothing of it; without nginx in between
+ * it does.
  */
 
 void
@@ -243,13 +267,21 @@ sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
     int            status, timed_out, answer, down;
     struct queue  *q;
 
+    q = queues_find(&d->sched.queues, a->queue);
+
+    if (outcome == REPLAY_CONNECT
+        || (outcome == REPLAY_CUT_OFF && a->executor == &executor_pass))
+    {
+        sched_circuit(d, a, q, 1, outcome == REPLAY_CONNECT);
+        return;
+    }
+
     if (outcome != REPLAY_ANSWERED && outcome != REPLAY_TIMEOUT
         && outcome != REPLAY_EXEC_AGAIN)
     {
         return;
     }
 
-    q = queues_find(&d->sched.queues, a->queue);
     status = outcome == REPLAY_EXEC_AGAIN ? 503
              : outcome == REPLAY_ANSWERED ? a->op.row.http_status : 0;
 
@@ -267,5 +299,5 @@ sched_attempt_ended(struct offloadd *d, struct attempt *a, int outcome)
                      timed_out || status == 429 || status == 503);
     }
 
-    sched_circuit(d, a, q, down);
+    sched_circuit(d, a, q, down, a->result.upstream == RETRY_END_CONNECT);
 }

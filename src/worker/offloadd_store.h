@@ -117,6 +117,7 @@ struct store_event {
     uint64_t         not_before_ms;
     uint32_t         queue;
     uint32_t         priority;
+    uint64_t         body_size;
     uint64_t         deadline_ms;               /* JOB, SLOT; 0: none */
 };
 

@@ -72,6 +72,7 @@ zone_turns_read(struct zone_turns *t, const struct zone *z, uint32_t queue)
     const struct zone_worker  *w = z->worker;
 
     memset(t, 0, sizeof(*t));
+    t->batch = 1;
 
     qs = zone_queues(z);
     q = zone_queue_find(qs, queue);
@@ -93,6 +94,8 @@ zone_turns_read(struct zone_turns *t, const struct zone *z, uint32_t queue)
     t->head_seq = zone_load(&q->head_seq);
     t->last_seq = zone_load(&q->last_seq);
     t->busy = zone_load(&q->running);
+    t->batch = zone_load(&q->batch);
+    t->batch += t->batch == 0;
     t->interval_us = zone_load(&q->interval_us);
     t->burst_us = zone_load(&q->burst_us);
     t->due_ms = zone_load(&q->due_ms);
@@ -126,7 +129,10 @@ zone_turns_position(const struct zone_turns *t, uint64_t seq)
 }
 
 
-/* If those that wait are spread evenly between the first and the last. */
+/*
+ * If those that wait are spread evenly between the first and the last, and
+ * each start takes as many of them as it may.
+ */
 
 uint64_t
 zone_turns_ahead(const struct zone_turns *t, uint64_t seq)
@@ -137,7 +143,7 @@ zone_turns_ahead(const struct zone_turns *t, uint64_t seq)
     ahead = zone_turns_position(t, seq) - 1;
 
     if (ahead == 0 || t->last_seq <= t->head_seq) {
-        return ahead;
+        return ahead / t->batch;
     }
 
     range = t->last_seq - t->head_seq;
@@ -145,7 +151,7 @@ zone_turns_ahead(const struct zone_turns *t, uint64_t seq)
 
     likely = (double) seq / (double) range * (double) (t->waiting - 1);
 
-    return likely < (double) ahead ? (uint64_t) likely : ahead;
+    return (likely < (double) ahead ? (uint64_t) likely : ahead) / t->batch;
 }
 
 

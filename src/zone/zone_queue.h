@@ -26,7 +26,8 @@ struct zone_queue {
     _Atomic uint32_t  flags;                    /* ZONE_QUEUE_* */
     _Atomic uint32_t  running;
     _Atomic uint32_t  concurrency;              /* running at most, now */
-    uint32_t          spare;
+    _Atomic uint32_t  batch;                    /* so many jobs begin as one;
+                                                   0: one */
     _Atomic uint64_t  waiting;                  /* ready, or not yet */
     _Atomic uint64_t  head_seq;                 /* none that is ready is
                                                    below; 0: none is ready */
@@ -75,6 +76,7 @@ struct zone_turns {
     uint64_t  last_seq;
     uint64_t  busy;                             /* places taken, */
     uint64_t  concurrency;                      /* of so many it may have */
+    uint64_t  batch;                            /* of so many jobs, 1 or more */
     uint64_t  interval_us;
     uint64_t  burst_us;
     uint64_t  due_ms;
@@ -90,7 +92,7 @@ void zone_turns_read(struct zone_turns *t, const struct zone *z,
 /* 1: the next.  No job of the queue that is older is left out. */
 uint64_t zone_turns_position(const struct zone_turns *t, uint64_t seq);
 
-/* How many start before it, more likely: see zone_queue.c. */
+/* How many starts come before its own, more likely: see zone_queue.c. */
 uint64_t zone_turns_ahead(const struct zone_turns *t, uint64_t seq);
 
 /* ms until the rate lets a job begin that has so many before it. */

@@ -14,7 +14,8 @@
 
 #define ZONE_REQUEST_FLAGS     (ZONE_REQUEST_BODY_FILE|ZONE_REQUEST_CLIENT_KEY \
                                |ZONE_REQUEST_AT_MOST_ONCE                     \
-                               |ZONE_REQUEST_KEYED|ZONE_REQUEST_TRUNCATE)
+                               |ZONE_REQUEST_KEYED|ZONE_REQUEST_TRUNCATE      \
+                               |ZONE_REQUEST_BATCH)
 #define ZONE_REQUEST_ENTRANCE  16
 
 

@@ -31,6 +31,8 @@
 #define ZONE_REQUEST_KEYED        0x0008    /* a job for its key's first */
 #define ZONE_REQUEST_TRUNCATE     0x0010    /* a result over result_max is cut,
                                                not refused */
+#define ZONE_REQUEST_BATCH        0x0020    /* its queue sends several as one:
+                                               its turn is with its like */
 
 struct zone_request {
     uint16_t  layout;
@@ -45,8 +47,9 @@ struct zone_request {
     uint16_t  queue_len;                    /* the policy's name */
     uint16_t  spare;
     uint32_t  context_len;                  /* nginx's own: address, scheme,
-                                               kept variables; opaque, token
-                                               characters and spaces */
+                                               kept variables, a command's
+                                               path; opaque, token characters
+                                               and spaces */
     uint32_t  headers_len;
     uint8_t   owner[ZONE_DIGEST_SIZE];      /* whose job it is; zero: nobody's,
                                                its id is the key to it */

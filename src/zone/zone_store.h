@@ -96,6 +96,8 @@ enum store_error {
     STORE_ERROR_EXHAUSTED,                      /* "exhausted" */
     STORE_ERROR_EXPIRED,                        /* "expired" */
     STORE_ERROR_EXEC,                           /* "exec_failed" */
+    STORE_ERROR_ITEM,                           /* "invalid_item" */
+    STORE_ERROR_BATCH,                          /* "invalid_batch_answer" */
     STORE_ERRORS
 };
 

@@ -9,6 +9,7 @@ package Backend;
 #     h=Name:value  one more header line    type=t        of the content
 #     close=head    closed after the header; close=body: half-way the body
 #     cut=n         attempts 1..n only: close=, status=, h=, or no answer
+#     items=words   of a batch: a status for each item, see Items.pm
 #
 # Without size= the answer is a JSON document that says what was received.
 # It speaks HTTP/1.x, FastCGI, SCGI and uwsgi, one port each.  The journal has
@@ -27,6 +28,8 @@ use POSIX ();
 use Socket qw(SOL_SOCKET SO_LINGER SOMAXCONN);
 use Time::HiRes qw(time sleep);
 
+use FastCgi;
+use Items;
 use Ports;
 
 my $BLOCK = join '', map { sprintf "%07d\n", $_ } 0 .. 8191;    # 64 KB
@@ -271,6 +274,7 @@ sub _note {
         job => $h{'offload-job-id'}, attempt => $h{'offload-attempt'},
         key => $h{'idempotency-key'}, headers => $req->{headers},
         length => $req->{length}, sha => $req->{sha},
+        Items::seen($req->{text}),
         params => $req->{params}, %more }) . "\n";
 }
 
@@ -319,6 +323,7 @@ sub _body {
 
     $req->{sha_ctx}->add($part);
     $req->{length} += length $part;
+    $req->{text} .= $part if $req->{batch};
 
     return length $part;
 }
@@ -337,6 +342,7 @@ sub _http_parse {
         my %h = map { lc $_->[0] => $_->[1] } @{ $req->{headers} };
 
         $req->{left} = $h{'content-length'} // 0;
+        $req->{batch} = $h{'offload-batch'};
         $req->{chunked} = lc($h{'transfer-encoding'} // '') eq 'chunked';
         $req->{keep} = $req->{minor} && lc($h{connection} // '') ne 'close';
     }
@@ -394,7 +400,7 @@ sub _fastcgi_parse {
 
         } elsif ($type == 4) {
             $req->{raw} .= substr $c->{in}, 0, $len;
-            _cgi($req, _fastcgi_params($req->{raw})) if !$len;
+            _cgi($req, FastCgi::params($req->{raw})) if !$len;
 
         } elsif ($type == 5 && $len) {
             _body($c, $req, $len);
@@ -407,32 +413,6 @@ sub _fastcgi_parse {
     }
 
     return 0;
-}
-
-
-sub _fastcgi_params {
-    my ($raw) = @_;
-    my %params;
-
-    while (length $raw) {
-        my @len = map {
-            my $n = unpack 'C', $raw;
-
-            if ($n & 0x80) {
-                $n = unpack('N', $raw) & 0x7fffffff;
-                substr $raw, 0, 4, '';
-            } else {
-                substr $raw, 0, 1, '';
-            }
-
-            $n;
-        } 1, 2;
-        my $name = substr $raw, 0, $len[0], '';
-
-        $params{$name} = substr $raw, 0, $len[1], '';
-    }
-
-    return \%params;
 }
 
 
@@ -542,7 +522,11 @@ sub _answer {
     my $type = $q->{type} // 'text/plain';
     my $body = $q->{body};
 
-    if (!defined $body && defined $q->{size}) {
+    if (!defined $body && defined $q->{items}) {
+        $type = $q->{type} // 'application/json';
+        $body = Items::statuses($req->{text}, $q->{items});
+
+    } elsif (!defined $body && defined $q->{size}) {
         $body = content($q->{size});
 
     } elsif (!defined $body) {
@@ -612,16 +596,7 @@ sub _cgi_answer {
 
     return $text if $c->{proto} ne 'fastcgi';
 
-    my $out = '';
-
-    for (my $at = 0; $at < length $text; $at += 32000) {
-        my $part = substr $text, $at, 32000;
-
-        $out .= pack('CCnnCC', 1, 6, $req->{id}, length $part, 0, 0) . $part;
-    }
-
-    return $out . pack('CCnnCC', 1, 6, $req->{id}, 0, 0, 0)
-                . pack('CCnnCC', 1, 3, $req->{id}, 8, 0, 0) . "\0" x 8;
+    return FastCgi::answer($req->{id}, $text);
 }
 
 

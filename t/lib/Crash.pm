@@ -28,6 +28,8 @@ use Test::More;
 # late         (disk) the same when it stays away for longer than
 #              offload_accept_timeout; `-`: the client has its answer by then;
 #              `gone`: no answer, and no job
+#              of `begun`: it is the command's process that stands there, before
+#              it is the program, when offloadd is killed
 # job          what becomes of it in the end, unless the client saw a 503; of
 #              `control`: what the zone's state is, for the next offloadd
 # times        the attempts that its document may show in the end
@@ -98,6 +100,21 @@ hook.before-commit          webhook   md   small     202     -    completed 1
 hook.before-commit          webhook   md   gone      202     -    completed 1
 hook.after-commit           webhook   md   small     202     -    completed 1
 hook.after-commit           webhook   md   gone      202     -    completed 1
+exec.begin                  exec      md   small     202     -    completed 2
+exec.session                exec      md   begun     202     -    completed 2
+exec.child                  exec      md   begun     202     -    completed 2
+attempt.sent                exec      md   waits     202     -    completed 2
+exec.output                 exec      md   waits     202     -    completed 2
+result.blob-written         exec      md   blob      202     -    completed 2
+exec.ended                  exec      md   small     202     -    completed 2
+settle.before-commit        exec      md   small     202     -    completed 2
+settle.after-commit         exec      md   small     202     -    completed 1
+attempt.after-commit        batch     md   small     202     -    completed 2
+bulk.joined                 batch     md   small     202     -    completed 2
+attempt.sent                batch     md   small     202     -    completed 2
+bulk.answered               batch     md   small     202     -    completed 2
+settle.before-commit        batch     md   small     202     -    completed 2
+settle.after-commit         batch     md   small     202     -    completed 1-2
 claim.remove.begin          withdrawn d    small     broken  -    absent    -
 claim.remove.before-commit  withdrawn d    small     broken  -    absent    -
 claim.recover.before-commit withdrawn d    small     broken  -    absent    -

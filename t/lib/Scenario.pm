@@ -15,6 +15,7 @@ use warnings;
 
 use Exporter qw(import);
 use File::Path ();
+use JSON::PP;
 use Offload;
 use Test::More;
 
@@ -452,6 +453,112 @@ sub story_overtaken {
 }
 
 
+# ---- commands
+
+sub command {
+    require Command;
+
+    my $n = zone('memory', http => <<'EOT');
+offload_queue do zone=jobs {
+    exec       /usr/bin/perl %%PREFIX%%/do;
+    exec_env   MARKS=%%PREFIX%%/marks;
+    exec_limit memory=300m cpu=9s files=32;
+}
+server {
+    listen 127.0.0.1:%%PORT%%;
+    location / { offload do; }
+    location /jobs/ { offload_status jobs; }
+}
+EOT
+
+    Command::install($n, 'do');
+
+    return $n;
+}
+
+
+# What it is started with is what it is to have, and its exit code counts.
+
+sub story_command {
+    my $n = command();
+
+    {
+        local $^F = 1000;                       # not closed at exec
+
+        open my $ours, '<', $n->{conf} or die "$n->{conf}: $!\n";
+        $n->by_hand;
+    }
+
+    my $r = ($n->through(POST => '/?do=look', body => 'x'))[0];
+    my $seen = eval { decode_json($r->{body}) } // {};
+
+    is join(' ', sort keys %{ $seen->{fds} // {} }), '0 1 2',
+        'no descriptor that offloadd was started with';
+    like $seen->{sig}{SigBlk} // '', qr/^0+$/, 'no signal is blocked';
+    $r = ($n->through(POST => '/?do=limits'))[0];
+
+    my $limits = eval { decode_json($r->{body}) } // {};
+
+    is join(' ', map { $_ // '' } @$limits{'Max address space', 'Max cpu time',
+                                           'Max open files'}),
+        (300 << 20) . ' 9 32', 'its limits';
+    is $n->settled($n->submit(POST => '/?do=exit&code=3'))->{status}, 'failed',
+        'an exit code';
+}
+
+
+# Its children end with it; who does not want to is made to.
+
+sub story_children {
+    require Clock;
+
+    my $n = command();
+    my $clock = Clock->new($n);
+
+    $n->by_hand(undef, $clock->env);
+    is(($n->through(POST => '/?do=child&mark=left'))[0]{body}, 'done',
+        'one leaves a child');
+    ok Command::gone(Command::mark($n, 'left.child')), 'which goes with it';
+
+    my $job = $n->submit(POST => '/?do=wait&deaf=1&fork=1&mark=deaf');
+    my @pids = map { Command::mark($n, "deaf.$_") } qw(ready child);
+
+    $n->request(DELETE => $job->{path});
+    ok Command::gone($pids[1]), 'a child is told to end with its parent';
+    ok Offload::alive($pids[0]), 'who is deaf';
+    $clock->ahead(6);
+    ok Command::gone($pids[0]), 'and is killed';
+}
+
+
+# offloadd is killed while the command's process is not the program yet.
+
+sub story_orphan {
+    my $n = command();
+
+    for my $place ('exec.session', 'exec.child') {
+        my $pid = $n->by_hand("$place:1s");
+        my ($child, $name) = (undef, $place =~ s/\W/-/r);
+
+        my $job = $n->submit(POST => "/?do=wait&mark=$name&gate=$name");
+
+        Offload::wait_until(20, sub {
+            ($child) = grep { (Offload::parent($_) // 0) == $pid
+                              && stopped($_) } Offload::pids();
+            $child }) or fail("it stops at $place");
+        end($pid);
+        kill 'CONT', $child if $place eq 'exec.session';
+        ok Command::gone($child), "$place: it goes as well";
+        return if !Test::More->builder->is_passing;
+        $pid = $n->by_hand;
+        ok Command::mark($n, "$name.ready"), 'and is begun again';
+        Command::open_gate($n, $name);
+        is $n->settled($job)->{attempts}, 2, 'as the second attempt';
+        end($pid);
+    }
+}
+
+
 # ---- with a disk that fails and forgets (t/lib/Disk.pm)
 
 sub disk { require Disk; return Disk->new }
@@ -506,6 +613,7 @@ sub story_failing {
 
 
 sub stopped { my ($pid) = @_;
-              return Offload::read_file("/proc/$pid/stat") =~ /\) T / }
+              return (eval { Offload::read_file("/proc/$pid/stat") } // '')
+                     =~ /\) T / }
 
 1;

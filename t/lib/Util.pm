@@ -8,7 +8,7 @@ use warnings;
 use Exporter qw(import);
 use Time::HiRes qw(time sleep);
 
-our @EXPORT_OK = qw(alive freeze parent pids read_file title wait_until
+our @EXPORT_OK = qw(alive freeze parent pids read_file stopped title wait_until
                     write_file);
 
 

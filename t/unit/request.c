@@ -219,7 +219,7 @@ test_bad(void)
 
     p.fixed.layout = 2;
     refuse("layout is not 1");
-    p.fixed.flags = 32;
+    p.fixed.flags = 64;
     refuse("unknown flags");
     p.fixed.flags = ZONE_REQUEST_TRUNCATE;
     refuse("cut at no size");

@@ -174,7 +174,7 @@ test_circuit(void)
     at = 100;
 
     for (i = 0, bad = 0; i < 50; i++) {
-        bad += circuit_bad(&c, at, at - 1, 0);
+        bad += circuit_bad(&c, at, at - 1, 10, 0);
         (void) (i % (CIRCUIT_FAILURES - 1) == CIRCUIT_FAILURES - 2
                 && circuit_good(&c));
     }
@@ -183,13 +183,14 @@ test_circuit(void)
     (void) circuit_good(&c);
 
     for (i = 1; i < CIRCUIT_FAILURES; i++) {
-        bad += circuit_bad(&c, at, at - 1, 0);
+        bad += circuit_bad(&c, at, at - 1, 10, 0);
     }
 
     is(bad, 0, "so are %d in a row", CIRCUIT_FAILURES - 1);
-    is(circuit_bad(&c, at, at - 1, 0), 1, "one more opens it");
+    is(circuit_bad(&c, at, at - 1, 10, 0), 1, "one more opens it");
     is(circuit_due(&c, at), at + 500000, "for half a backoff at least");
-    is(circuit_bad(&c, at + 9, at - 1, 0), 0, "those begun before are no news");
+    is(circuit_bad(&c, at + 9, at - 1, 10, 0), 0,
+       "those begun before are no news");
 
     last = 0;
 
@@ -197,7 +198,7 @@ test_circuit(void)
         at = circuit_due(&c, at);
         bad += circuit_begin(&c) != 1;
         bad += circuit_due(&c, at + 60000000) != UINT64_MAX;
-        bad += circuit_bad(&c, at + 10, at, UINT64_MAX / 3) != 1;
+        bad += circuit_bad(&c, at + 10, at, 10, UINT64_MAX / 3) != 1;
         bad += c.until - c.opened_at < last / 4;
         last = c.until - c.opened_at;
         bad += last < c.base_us / 2 || last > c.max_us;
@@ -219,7 +220,7 @@ test_circuit(void)
     c.base_us = 0;
 
     for (i = 0, bad = 0; i < 100; i++) {
-        bad += circuit_bad(&c, at, at, 0);
+        bad += circuit_bad(&c, at, at, 10, 0);
     }
 
     is(bad, 0, "a queue that nobody configured has none");

@@ -175,6 +175,9 @@ test_environment(void)
     same(get(&env, "CONTENT_LENGTH"), "(none)", "no length of no body");
     same(get(&env, "CONTENT_TYPE"), "t/t", "the content's type");
     same(get(&env, "PATH_INFO"), "/a/b%zz%", "the path, decoded");
+    same(get(&env, "SCRIPT_NAME"), "", "all of it");
+    same(get(&env, "REQUEST_URI"), "/a%2fb%zz%?x=%20&y", "and as it was sent");
+    same(get(&env, "HTTPS"), "on", "by TLS");
     same(get(&env, "QUERY_STRING"), "x=%20&y", "the query, as it is");
     same(get(&env, "SERVER_NAME"), "[::1]", "the server's name");
     same(get(&env, "SERVER_PORT"), "8080", "the port the client came to");
@@ -194,7 +197,69 @@ test_environment(void)
     same(get(&env, "SERVER_PORT"), "0", "or port");
     same(get(&env, "SERVER_PROTOCOL"), "HTTP/1.0", "without a Host");
     same(get(&env, "CONTENT_LENGTH"), "5", "the body's length");
+    same(get(&env, "HTTPS"), "(none)", "without TLS");
     cgi_free(&env);
+}
+
+
+/* "script path query" of a context's last word, or of the uri without one. */
+
+static const char *
+target(const char *context)
+{
+    struct cgi_env             env;
+    struct cgi_request         rq;
+    struct zone_request_view   v;
+
+    static char                say[128];
+    static const uint8_t       id[ZONE_ID_SIZE] = { 1 };
+
+    memset(&v, 0, sizeof(v));
+    memset(&rq, 0, sizeof(rq));
+    str(v.method, "GET");
+    str(v.uri, "/u?q");
+    v.context.data = context;
+    v.context.len = strlen(context);
+    rq.view = &v;
+    rq.id = id;
+
+    if (cgi_environment(&env, &rq) != 0) {
+        return "(no memory)";
+    }
+
+    (void) snprintf(say, sizeof(say), "%s %s %s", get(&env, "SCRIPT_NAME"),
+                    get(&env, "PATH_INFO"), get(&env, "QUERY_STRING"));
+    cgi_free(&env);
+
+    return say;
+}
+
+
+static void
+test_target(void)
+{
+    int  i;
+
+    static const struct {
+        const char  *context, *is;
+    } some[] = {
+        { "u u h - b %2Fs:%2Fa%3Ab:c%3Dd%2526", "/s /a:b c=d%26" },
+        { "u u h - b ::", "  " },
+        { "u u h - b %2Fs:%2Fa:q more", "/s /a q" },
+        { "u u h - b", " /u q" },
+        { "u u h - b ", " /u q" },
+        { "u u h - b %2Fs:%2Fa", " /u q" },
+        { "u u h - b %2Fs", " /u q" },
+        { "u", " /u q" },
+        { "", " /u q" },
+        { "     ", " /u q" },
+        { "      a:b:c", " /u q" },
+        { "     a:b:c", "a b c" },
+    };
+
+    for (i = 0; i < (int) ARRAY_LENGTH(some); i++) {
+        same(target(some[i].context), some[i].is, "target %d", i);
+    }
 }
 
 
@@ -206,6 +271,7 @@ main(void)
     test_headers();
     test_long();
     test_environment();
+    test_target();
 
     return tap_end();
 }

@@ -259,6 +259,13 @@ test_queue_values(void)
           "\"on\" has \"600\", must have \"connect\"" },
         { RETRY("1", "1", "2", "\"none\"", "[],\"methods\":[\"A,B\"]"),
           "\"methods\" has \"A,B\"" },
+#define BATCH(size, linger, array)                                            \
+        "[{\"name\":\"a\",\"batch\":{\"size\":" size ",\"linger_ms\":"      \
+        linger ",\"max\":1024,\"array\":" array ",\"envelope\":false}}]"
+        { BATCH("1", "0", "false"),
+          "queue 1 \"a\", \"batch\": \"size\" is 1, must be 2 to 10000" },
+        { BATCH("2", "-1", "false"), "\"linger_ms\" is -1" },
+        { BATCH("2", "0", "1"), "\"array\" is not" },
 #define EXEC(members)  "[{\"name\":\"a\",\"exec\":{" members "}}]"
         { "[{\"name\":\"a\",\"exec\":\"/bin/true\"}]",
           "queue 1 \"a\", \"exec\": not a JSON object" },

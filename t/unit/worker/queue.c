@@ -381,7 +381,8 @@ test_random(void)
         }
 
         for (i = 0; i < QUEUES * FAIR_LEVELS; i++) {
-            seq = qs.queue[i / FAIR_LEVELS]->levels[i % FAIR_LEVELS].passed;
+            seq = qs.queue[i / FAIR_LEVELS]
+                      ->fair.levels[i % FAIR_LEVELS].passed;
             passed = seq > passed ? (uint32_t) seq : passed;
         }
 
@@ -702,6 +703,112 @@ test_restore(void)
 }
 
 
+/*
+ * Where an attempt takes several jobs a key waits until it has as many, or for
+ * so long, and no other key's jobs go with it.
+ */
+
+static uint32_t
+batch(uint64_t now, uint32_t size, uint64_t room)
+{
+    uint32_t  first, i, n;
+
+    first = queues_next(&qs, &t, now);
+    if (first == JOB_NONE) {
+        return 0;
+    }
+
+    (void) queues_begin(&qs, &t, first);
+    job_at(&t, first)->place = JOB_ATTEMPT;
+
+    for (n = 1, i = first; n < size; n++) {
+        room -= 1ull << job_at(&t, i)->size;
+        i = queues_more(&qs, &t, first, room);
+        if (i == JOB_NONE) {
+            break;
+        }
+
+        must(job_at(&t, i)->fair == job_at(&t, first)->fair
+             && job_at(&t, i)->priority == job_at(&t, first)->priority);
+        job_at(&t, i)->place = JOB_ATTEMPT;
+    }
+
+    return n;
+}
+
+
+static void
+test_linger(void)
+{
+    int       i;
+    uint32_t  at;
+
+    begin(1000);
+    conf[1].batch.size = 4;
+    conf[1].batch.linger_ms = 1;
+    conf[1].batch.max = 1000;
+    configure(QUEUES, 1000);
+
+    ok(!queue_plain(&qs, qs.queue[1]), "a queue with batches is not plain");
+
+    for (i = 0; i < 3; i++) {
+        push(hashes[1], 7, 5);
+    }
+
+    is(batch(100, 4, 1000), 0, "three of four wait for another");
+    is(queues_wake(&qs), 1100, "for so long");
+    is(batch(1099, 4, 1000), 0, "not a microsecond less");
+    push(hashes[1], 8, 5);
+    is(batch(1099, 4, 1000), 0, "what is another key's does not count");
+    is(batch(1100, 4, 1000), 3, "nor more: three go");
+    is(batch(1100, 4, 1000), 0, "the other key's has its own time");
+    is(queues_wake(&qs), 2099, "which is known");
+    push(hashes[1], 8, 9);
+    push(hashes[1], 8, 5);
+    is(batch(2000, 4, 1000), 0, "another priority is another batch");
+
+    for (i = 0; i < 5; i++) {
+        push(hashes[1], 8, 5);
+    }
+
+    is(batch(2000, 4, 1000), 4, "as many as it takes go at once");
+    is(batch(2000, 4, 1000), 0, "what is left lingers");
+    is(batch(2999, 4, 1000), 0, "from then on");
+    is(batch(3000, 4, 1000), 1, "each of two priorities");
+    is(batch(3000, 4, 1000), 3, "when its time has come");
+    is(batch(9000, 4, 1000), 0, "no one is left");
+    is(queues_wake(&qs), UINT64_MAX, "and nothing to wait for");
+
+    for (i = 0; i < 4; i++) {
+        at = add(hashes[1], 7, 5);
+        job_at(&t, at)->size = job_size(400);   /* counts as 512 */
+        must(queues_push(&qs, &t, at) == 0);
+    }
+
+    is(batch(9000, 4, 1100), 2, "no more than there is room for");
+    is(batch(9000, 4, 1100), 0, "the rest is less than a batch: it lingers");
+    is(batch(10000, 4, 1100), 2, "and goes");
+
+    push(hashes[1], 7, 5);
+    push(hashes[1], 7, 5);
+    is(batch(11000, 4, 1000), 0, "two wait");
+    conf[1].batch.size = 2;
+    configure(QUEUES, 1000);
+    is(batch(11000, 2, 1000), 2, "a smaller size lets them go");
+
+    push(hashes[1], 7, 5);
+    is(batch(12000, 2, 1000), 0, "one waits");
+    conf[1].batch.size = 0;
+    configure(QUEUES, 1000);
+    ok(next(12000) != 0, "without batches it goes");
+
+    is(job_size(0), 0, "sizes in a byte: nothing");
+    is(job_size(512), 9, "a power of two is itself");
+    is(job_size(513), 10, "more is the next");
+    end();
+}
+
+
 static void
 test_plain(void)
 {
@@ -741,6 +848,7 @@ main(void)
     test_concurrency();
     test_reload();
     test_restore();
+    test_linger();
     test_plain();
 
     return tap_end();
