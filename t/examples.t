@@ -189,12 +189,46 @@ sub example {
 }
 
 
+# batch
+
+{
+    my $n = example('batch.conf')->start;
+    my @jobs = map { $n->submit(POST => '/events/?gate=e',
+                                body => qq({"n":$_})) } 1 .. 200;
+
+    # two at a time, and then what came meanwhile
+
+    $b->open_gate('e');
+    is $n->settled($_)->{status}, 'completed', 'batch: an event is delivered'
+        for @jobs[0, 99, 199];
+    $n->settled($_) for @jobs;
+
+    my @seen = grep { $_->{uri} =~ m{^/events/} }
+               $b->journal(event => 'request');
+    my %got;
+
+    $got{ $_->{n} }++ for map { @{ $_->{items} } } @seen;
+    is_deeply \%got, { map { $_ => 1 } 1 .. 200 }, 'batch: all are, once';
+    cmp_ok scalar @seen, '<=', 3, 'batch: in a few requests';
+
+    @jobs = map { $n->submit(POST => '/import/prices?items=objects',
+                             body => qq({"sku":$_,"status":$_})) }
+            201, 422, 200;
+    is_deeply [ map { $n->settled($_)->{response}{status} } @jobs ],
+        [ 201, 422, 200 ], 'batch: each row has its own end';
+    @seen = grep { $_->{uri} =~ m{^/import/prices} }
+            $b->journal(event => 'request');
+    is $seen[0]{items}[0]{job_id}, $jobs[0]{id}, 'batch: known by its id';
+    $n->finish;
+}
+
+
 # no file is without a test
 
 my @files = map { m{([^/]+)$} } glob "$Offload::ROOT/examples/*.conf";
 
-is_deeply [ sort @files ], [ qw(auth-limits.conf exec.conf minimal.conf
-                                queues.conf upload.conf) ],
+is_deeply [ sort @files ], [ qw(auth-limits.conf batch.conf exec.conf
+                                minimal.conf queues.conf upload.conf) ],
     'these are all examples there are';
 
 Offload::finish_all();

@@ -56,6 +56,7 @@ exec.kill            story children
 exec.death           story orphan
 exec.orphan          story orphan
 cgi.dropped          unit worker/cgi         +
+bulk.json            unit worker/bulk        +
 trace.child          unit worker/trace       +
 files.sync           story power             +
 files.sync-names     story power

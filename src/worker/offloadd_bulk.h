@@ -68,6 +68,10 @@ int bulk_request(struct buf *to, const struct zone_request_view *first,
     struct buf *body, uint32_t n, const struct batch_policy *p);
 
 
+/* offloadd_bulk_json.c: as bulk_item() */
+int bulk_json(const void *p, size_t n, char *wrong, size_t size);
+
+
 /* offloadd_bulk_split.c: an answer into those of jobs */
 
 struct bulk_answer {

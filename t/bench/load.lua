@@ -1,5 +1,6 @@
 -- The load, by the environment:
 --   BENCH_BODY   post a body of so many bytes, again and again
+--   BENCH_JSON   or the JSON this file has
 --   BENCH_STOP   and end after so many 202s (slower: looks at every answer)
 --   BENCH_PAUSE  and wait so many milliseconds between two, on average
 --   BENCH_PATHS  or get the paths in this file in turn, one path a line
@@ -25,9 +26,18 @@ if paths then
     end
 
 else
+    local json = os.getenv("BENCH_JSON")
+
     wrk.method = "POST"
-    wrk.body = string.rep("x", tonumber(os.getenv("BENCH_BODY")))
-    wrk.headers["Content-Type"] = "application/octet-stream"
+
+    if json then
+        wrk.body = io.open(json):read("*a")
+        wrk.headers["Content-Type"] = "application/json"
+
+    else
+        wrk.body = string.rep("x", tonumber(os.getenv("BENCH_BODY")))
+        wrk.headers["Content-Type"] = "application/octet-stream"
+    end
 end
 
 if stop > 0 then

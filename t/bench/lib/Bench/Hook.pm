@@ -70,11 +70,11 @@ sub jobs {
     my $hook = $receiver && 'webhook ' . url($receiver) . ' secret=file:'
                             . secret($b) . ';';
     my $product = Bench::Product->start($b, zone => '64m lanes=2',
-        worker => 1, to => $backend->{port}, cpus => $CPUS, hook => $hook);
+        worker => 1, to => $backend->{port}, cpus => $CPUS, queue => $hook);
     my $before = $receiver ? seen($receiver) : 0;
     my $start = Time::HiRes::time();
 
-    Bench::Wrk::load($b, $product->{nginx}, path => $hook ? '/told' : '/work',
+    Bench::Wrk::load($b, $product->{nginx}, path => $hook ? '/queued' : '/work',
                      cpus => $CPUS, env => { BENCH_BODY => 200 });
 
     my $f = wait_until(120, 'all jobs settle', sub {

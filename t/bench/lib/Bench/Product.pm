@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use File::Path ();
+use IO::Socket::UNIX ();
 
 use Bench qw(run_quiet slurp wait_until);
 use Bench::Build ();
@@ -15,8 +16,9 @@ use Bench::Nginx ();
 my %running;
 
 # zone: offload_zone's size and parameters; worker: run offloadd; to: where
-# /work is passed; exec: a queue's directives, for /command; hook: likewise,
-# for /told.  cpu, cpus, connections, workers: as Bench::Nginx has them.
+# /work is passed; exec, queue: a queue's directives, for /command, and for
+# /queued, which is passed as /work.  cpu, cpus, connections, workers: as
+# Bench::Nginx has them.
 
 sub start {
     my ($class, $b, %opt) = @_;
@@ -34,19 +36,19 @@ sub start {
     offload_worker  $worker;
 EOF
 
-    my $command = '';
+    my $more = '';
 
     if ($opt{exec}) {
         $http .= "    offload_queue command zone=bench { $opt{exec} }\n";
-        $command = 'location /command { offload command; }';
+        $more = 'location /command { offload command; }';
     }
 
-    if ($opt{hook}) {
-        $http .= "    offload_queue told zone=bench { $opt{hook} }\n";
-        $command .= <<EOF;
-        location /told {
-            offload     told;
-            proxy_pass  http://backend;
+    if ($opt{queue}) {
+        $http .= "    offload_queue queued zone=bench { $opt{queue} }\n";
+        $more .= <<'EOF';
+        location /queued {
+            offload     queued;
+            proxy_pass  http://backend/work;
 
             proxy_http_version  1.1;
             proxy_set_header    Connection "";
@@ -78,7 +80,7 @@ EOF
             offload_wait_max  1h;
         }
 
-        $command
+        $more
 
         location = /empty {
             return 202;
@@ -124,6 +126,23 @@ sub figures {
 
     return { run_quiet("$self->{b}{tmp}/figures.log", $program,
                        "$self->{zone}/zone.v1") =~ /^(\w+) (\d+)$/mg };
+}
+
+# By its control interface: "POST /v1/zone/pause".
+
+sub control {
+    my ($self, $what) = @_;
+
+    # it comes a moment after offloadd has the zone
+
+    my $s = wait_until(10, 'control.sock is there', sub {
+        IO::Socket::UNIX->new(Peer => "$self->{zone}/control.sock") });
+
+    print $s "$what HTTP/1.1\r\nHost: offload\r\nConnection: close\r\n\r\n";
+
+    my $head = readline($s) // '';
+
+    die "$what: $head\n" if $head !~ / 200 /;
 }
 
 # How many transactions its store has seen.

@@ -32,30 +32,8 @@ sub missing_beanstalkd {
 sub redis {
     my ($b, $dir, $connections, $size, $cpus) = @_;
 
-    my $socket = "$b->{tmp}/redis.sock";
-    my $redis = Bench::Service->start($b, name => 'redis', cpus => $cpus,
-        socket => $socket, cmd => ['redis-server', '--port', 0,
-            '--unixsocket', $socket, '--dir', $dir, '--daemonize', 'no',
-            '--appendonly', 'yes', '--appendfsync', 'always', '--save', '',
-            '--auto-aof-rewrite-percentage', 0]);
-
-    my $nginx = Bench::Nginx->start($b, name => 'lua', port => $b->{port},
-        load => \@REDIS_MODULES, cpus => $cpus, http => <<EOF);
-    server {
-        listen  127.0.0.1:$b->{port};
-
-        client_body_buffer_size  128k;
-
-        location /work {
-            set                  \$redis $socket;
-            content_by_lua_file  $b->{here}/enqueue.lua;
-        }
-
-        location = /empty {
-            return 202;
-        }
-    }
-EOF
+    my $redis = redis_server($b, $dir, 'always', $cpus);
+    my $nginx = redis_client($b, $b->{port}, 'enqueue.lua', $cpus);
 
     my $r = Bench::Wrk::load($b, $nginx, path => '/work', cpus => $cpus,
                              connections => $connections,
@@ -68,6 +46,43 @@ EOF
     die "the Redis path failed $r->{bad} times\n$log" if $r->{bad};
 
     return $r;
+}
+
+sub redis_server {
+    my ($b, $dir, $sync, $cpus) = @_;
+
+    my $socket = "$b->{tmp}/redis.sock";
+
+    return Bench::Service->start($b, name => 'redis', cpus => $cpus,
+        socket => $socket, cmd => ['redis-server', '--port', 0,
+            '--unixsocket', $socket, '--dir', $dir, '--daemonize', 'no',
+            '--appendonly', 'yes', '--appendfsync', $sync, '--save', '',
+            '--auto-aof-rewrite-percentage', 0]);
+}
+
+# nginx whose /work is that script, which talks to it.
+
+sub redis_client {
+    my ($b, $port, $script, $cpus) = @_;
+
+    return Bench::Nginx->start($b, name => 'lua', port => $port,
+        load => \@REDIS_MODULES, cpus => $cpus, http => <<EOF);
+    server {
+        listen  127.0.0.1:$port;
+
+        client_body_buffer_size  16m;
+        client_max_body_size     16m;
+
+        location /work {
+            set                  \$redis $b->{tmp}/redis.sock;
+            content_by_lua_file  $b->{here}/$script;
+        }
+
+        location = /empty {
+            return 202;
+        }
+    }
+EOF
 }
 
 # beanstalkd syncs for each job.  No HTTP here: bodies of the same size.

@@ -11,7 +11,6 @@ package Bench::Running;
 use strict;
 use warnings;
 
-use IO::Socket::UNIX ();
 use IPC::Open2 ();
 use Time::HiRes qw(sleep time);
 
@@ -126,7 +125,7 @@ sub measure {
     my $empty = memory(\%pids);
     my %got;
 
-    control($product, 'POST /v1/zone/pause');
+    $product->control('POST /v1/zone/pause');
 
     while ((my $left = $n - $product->figures->{accepted}) > 0) {
         Bench::Wrk::run($b, port => $b->{port}, path => '/work',
@@ -139,7 +138,7 @@ sub measure {
 
     my $begun = time;
 
-    control($product, 'POST /v1/zone/resume');
+    $product->control('POST /v1/zone/resume');
     said($backend, 120, 'held');
     $got{begin} = 1000 * (time - $begun);
     $got{running} = wait_until(10, 'all are running', sub {
@@ -160,19 +159,6 @@ sub measure {
     $got{end} = 1000 * (time - $told);
 
     return \%got;
-}
-
-sub control {
-    my ($product, $what) = @_;
-
-    my $s = IO::Socket::UNIX->new(Peer => "$product->{zone}/control.sock")
-            // die "control.sock: $!\n";
-
-    print $s "$what HTTP/1.1\r\nHost: offload\r\nConnection: close\r\n\r\n";
-
-    my $head = readline($s) // '';
-
-    die "$what: $head\n" if $head !~ / 200 /;
 }
 
 # The private memory of processes, by whose they are; and their CPU time.
