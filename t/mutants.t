@@ -84,6 +84,15 @@ report.token         unit worker/engine      +
 rate.pending         unit worker/rate
 rate.restarted       unit worker/rate        +
 fair.passed          unit worker/queue       +
+hook.410             unit worker/hook
+hook.file            story told
+hook.sign            story told              +
+hook.unsigned        story told
+hook.guard           story told              +
+hook.redirect        story told
+hook.pause           story told
+hook.gone            story gone              +
+hook.gone-due        story gone
 SQ_TAIL_STORE        order ring,thread       +
 SQ_TAIL_LOAD         order ring,thread
 SQ_HEAD_STORE        order ring,thread

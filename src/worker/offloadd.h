@@ -105,6 +105,7 @@ struct bulk;
 struct hook_list;
 struct hook_outcome;
 struct hook_page;
+struct gone_page;
 struct exec_policy;
 struct pass_policy;
 struct exec_run;

@@ -215,4 +215,9 @@ void control_letter_purge(struct control_request *r);
 void control_hooks(struct control_request *r);
 void control_hook_retry(struct control_request *r);
 
+/* offloadd_control_gone.c */
+
+void control_receivers(struct control_request *r);
+void control_receiver_enable(struct control_request *r);
+
 #endif /* OFFLOADD_CONTROL_H */

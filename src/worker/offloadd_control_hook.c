@@ -73,7 +73,9 @@ static json_t *
 control_hook_json(const struct hook_entry *e)
 {
     char                      id[HOOK_ID_MAX], job[ZONE_ID_TEXT + 1];
+    char                      receiver[ZONE_ID_TEXT + 1];
     json_t                   *o;
+    uint8_t                   digest[STORE_GONE_SIZE];
     const struct store_hook  *row = &e->row;
 
     hook_id(id, row);
@@ -89,6 +91,14 @@ control_hook_json(const struct hook_entry *e)
 
     if (o && row->http_status) {
         json_object_set_new(o, "http_status", json_integer(row->http_status));
+    }
+
+    if (o && hook_receiver(digest, row->queue, e->url, row->hook.url_len)
+             == 0)
+    {
+        zone_id_format(receiver, digest);
+        json_object_set_new(o, "receiver_id",
+                            json_stringn(receiver, ZONE_ID_TEXT));
     }
 
     if (o && row->status == STORE_HOOK_PENDING) {

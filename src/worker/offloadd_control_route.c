@@ -34,6 +34,9 @@ static const struct control_route  control_routes[] = {
     { "GET", "/v1/webhooks", CONTROL_ARG_AFTER|CONTROL_ARG_LIMIT,
       control_hooks },
     { "POST", "/v1/webhooks/*/retry", 0, control_hook_retry },
+    { "GET", "/v1/receivers", CONTROL_ARG_AFTER|CONTROL_ARG_LIMIT,
+      control_receivers },
+    { "POST", "/v1/receivers/*/enable", 0, control_receiver_enable },
 };
 
 
@@ -239,7 +242,7 @@ control_route(struct control_request *r, const char *method,
         control_problem(r, MHD_HTTP_BAD_REQUEST, "bad-argument",
                         "An argument is not right", "\"%.64s\" is not known "
                         "here, is given twice, or its value is no %s.",
-                        a.wrong, strcmp(a.wrong, "after") == 0 ? "job's id"
+                        a.wrong, strcmp(a.wrong, "after") == 0 ? "id"
                                  : strcmp(a.wrong, "limit") == 0
                                    ? "number from 1 to 1000"
                                    : "name");

@@ -1,7 +1,7 @@
 /*
  * Deliveries: which is sent when, and what its end means.  Loop thread.  What
  * is known here the rows know, too, but for receivers that have asked for a
- * pause: a kill forgets those, and they say so again.
+ * pause, or did not answer: a kill forgets those, and they do so again.
  *
  * A row is asked for when it is due, sent, and kept in mind until the store
  * has what came of it: only then may it be asked for again.
@@ -14,7 +14,7 @@
 
 
 #define HOOK_LATER_MS         1000              /* the store does not answer */
-#define HOOK_PAUSE_MS         5000              /* 429, 502, 504, timeouts */
+#define HOOK_PAUSE_MS         5000              /* 429, 502, 504 */
 #define HOOK_MONTH_MS         (24ull * 3600 * 1000)
 
 
@@ -31,6 +31,7 @@ hook_entry_free(struct hook_entry *e)
 {
     free(e->url);
     e->url = NULL;
+    buf_free(&e->trace);
     buf_free(&e->body);
 }
 
@@ -44,13 +45,14 @@ hook_weigh(struct hook_outcome *o, uint32_t attempts, uint32_t status,
     o->attempts = attempts;
     o->http_status = (uint16_t) (status < 1000 ? status : 0);
     o->next_ms = 0;
+    o->gone = status == 410 && !ZONE_MUTANT("hook.410");
 
     if (status >= 200 && status <= 299) {
         o->status = STORE_HOOK_DELIVERED;
         return;
     }
 
-    if (status == 410) {
+    if (o->gone) {
         o->status = STORE_HOOK_DISABLED;
         return;
     }
@@ -89,42 +91,103 @@ hook_host_hash(const struct hook_entry *e)
 }
 
 
-static struct hook_host *
-hook_host(struct offloadd *d, const struct hook_entry *e)
-{
-    uint64_t  hash = hook_host_hash(e);
+/* What is known of a host; with `make` there is a place for it to be. */
 
-    return &d->hooks.hosts[hash % HOOK_HOSTS];
+static struct hook_host *
+hook_host(struct offloadd *d, uint64_t hash, int make)
+{
+    struct hook_host  *h = &d->hooks.hosts[hash % HOOK_HOSTS];
+
+    if (h->hash == hash) {
+        return h;
+    }
+
+    if (!make) {
+        return NULL;
+    }
+
+    memset(h, 0, sizeof(*h));
+    h->hash = hash;
+
+    return h;
 }
 
 
-/* A receiver that is too busy gets nothing else meanwhile. */
+/*
+ * One that is too busy gets nothing else meanwhile; one that did not answer
+ * in time does not get all places, until it answers.
+ */
 
 static void
-hook_pause(struct offloadd *d, const struct hook_entry *e, uint64_t ms)
+hook_learn(struct offloadd *d, const struct hook *h, long status,
+    uint64_t retry_after_s)
 {
-    struct hook_host  *h = hook_host(d, e);
+    uint64_t           pause;
+    struct hook_host  *host;
 
-    h->hash = hook_host_hash(e);
-    h->until_ms = clock_ms() + ms;
+    host = hook_host(d, h->host, h->late);
+
+    if (host && (h->late || status > 0)) {
+        host->slow = h->late;
+    }
+
+    if (status == 429 || status == 502 || status == 504) {
+        pause = retry_after_s ? retry_after_s * 1000 : HOOK_PAUSE_MS;
+        pause = pause < HOOK_MONTH_MS ? pause : HOOK_MONTH_MS;
+        hook_host(d, h->host, 1)->until_ms = clock_ms() + pause;
+    }
+}
+
+
+/* It is not sent now: what it becomes, as an outcome. */
+
+static void
+hook_unsent(struct hook *h, uint8_t status, uint64_t next_ms)
+{
+    h->outcome.status = status;
+    h->outcome.attempts = h->e.row.attempts;
+    h->outcome.http_status = h->e.row.http_status;
+    h->outcome.next_ms = next_ms;
+}
+
+
+static uint32_t
+hooks_to(const struct offloadd *d, uint64_t host)
+{
+    uint32_t            i, n;
+    const struct hook  *h;
+
+    for (i = 0, n = 0; i < HOOKS_MAX; i++) {
+        h = &d->hooks.all[i];
+        n += h->used && h->sending && h->host == host;
+    }
+
+    return n;
 }
 
 
 static int
-hook_paused(struct offloadd *d, struct hook *h)
+hook_held_back(struct offloadd *d, struct hook *h)
 {
-    uint64_t           now = clock_ms();
-    struct hook_host  *host = hook_host(d, &h->e);
+    uint64_t           at, now = clock_ms();
+    struct hook_host  *host = hook_host(d, h->host, 0);
 
-    if (host->hash != hook_host_hash(&h->e) || host->until_ms <= now) {
+    if (host == NULL) {
         return 0;
     }
 
-    h->outcome.status = STORE_HOOK_PENDING;
-    h->outcome.attempts = h->e.row.attempts;
-    h->outcome.http_status = h->e.row.http_status;
-    h->outcome.next_ms = host->until_ms
-                         + sched_random(&d->sched) % HOOK_PAUSE_MS;
+    if (host->until_ms > now && !ZONE_MUTANT("hook.pause")) {
+        at = host->until_ms;
+
+    } else if (host->slow && hooks_to(d, h->host) >= HOOKS_SLOW) {
+        at = now + HOOK_TIMEOUT_MS;
+
+    } else {
+        return 0;
+    }
+
+    hook_unsent(h, STORE_HOOK_PENDING,
+                at + sched_random(&d->sched) % HOOK_PAUSE_MS);
 
     return 1;
 }
@@ -139,6 +202,7 @@ hook_submit(struct offloadd *d, struct hook *h)
     h->op.hook = &h->outcome;
     h->outcome.n = h->e.row.n;
     h->outcome.settled_ms = h->e.row.settled_ms;
+    h->outcome.now_ms = clock_ms();
 
     loop_submit(d, &h->op);
 }
@@ -149,9 +213,11 @@ hook_log(const struct hook *h, const char *error)
 {
     int              level;
     char             id[HOOK_ID_MAX], host[256];
+    uint8_t          receiver[STORE_GONE_SIZE];
     struct log_line  l;
 
-    level = h->outcome.status == STORE_HOOK_FAILED ? LOG_WARN
+    level = h->outcome.status == STORE_HOOK_FAILED || h->outcome.gone
+            ? LOG_WARN
             : h->outcome.status == STORE_HOOK_DELIVERED ? LOG_DEBUG
             : LOG_INFO;
 
@@ -169,7 +235,14 @@ hook_log(const struct hook *h, const char *error)
     log_str(&l, "status", hook_status(h->outcome.status));
     log_uint(&l, "attempts", h->outcome.attempts);
 
-    if (h->outcome.http_status) {
+    if (h->outcome.gone
+        && hook_receiver(receiver, h->e.row.queue, h->e.url,
+                         h->e.row.hook.url_len) == 0)
+    {
+        log_id(&l, "receiver", receiver);       /* to be enabled by */
+    }
+
+    if (h->outcome.http_status && !h->e.gone) {
         log_uint(&l, "http_status", h->outcome.http_status);
 
     } else {
@@ -184,16 +257,11 @@ void
 hooks_ended(struct offloadd *d, struct hook *h, long status,
     uint64_t retry_after_s, const char *error)
 {
-    uint64_t  pause;
-
     hook_weigh(&h->outcome, h->e.row.attempts + 1,
                status > 0 ? (uint32_t) status : 0, retry_after_s, clock_ms(),
                sched_random(&d->sched));
 
-    if (status == 429 || status == 502 || status == 504) {
-        pause = retry_after_s ? retry_after_s * 1000 : HOOK_PAUSE_MS;
-        hook_pause(d, &h->e, pause < HOOK_MONTH_MS ? pause : HOOK_MONTH_MS);
-    }
+    hook_learn(d, h, status, retry_after_s);
 
     d->hooks.sent++;
     hook_log(h, error);
@@ -220,11 +288,18 @@ hook_begin(struct offloadd *d, struct hook_entry *e)
     h->daemon = d;
     h->used = 1;
     h->e = *e;
-    e->url = NULL;
-    memset(&e->body, 0, sizeof(e->body));
+    h->host = hook_host_hash(e);
+    memset(e, 0, sizeof(*e));
     d->hooks.used++;
 
-    if (hook_paused(d, h)) {
+    if (h->e.gone) {
+        hook_unsent(h, STORE_HOOK_DISABLED, 0);
+        hook_log(h, "its receiver is gone");
+        hook_submit(d, h);
+        return;
+    }
+
+    if (hook_held_back(d, h)) {
         hook_submit(d, h);
         return;
     }

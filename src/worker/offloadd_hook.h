@@ -21,6 +21,8 @@
 #define HOOK_TIMEOUT_MS       20000
 #define HOOK_ANSWER_MAX       (64u * 1024)      /* read of an answer */
 #define HOOK_HOSTS            64                /* that are held back */
+#define HOOKS_SLOW            4                 /* at once to one of those
+                                                   that do not answer */
 #define HOOK_ID_MAX           64
 
 
@@ -29,7 +31,9 @@
 struct hook_entry {
     uint64_t           seq;
     struct store_hook  row;
+    int                gone;                    /* its receiver is */
     char              *url;                     /* malloc()ed, or NULL */
+    struct buf         trace;
     struct buf         body;
 };
 
@@ -57,14 +61,34 @@ struct hook_page {
     struct hook_entry *entries;
 };
 
+/* Receivers that are sent nothing: a page of them. */
+
+struct gone_entry {
+    struct store_gone_key  key;
+    struct store_gone      row;
+    char                   host[256];
+};
+
+struct gone_page {
+    uint64_t           now_ms;
+    uint8_t            after[STORE_GONE_SIZE];
+    uint32_t           has_after;
+    uint32_t           max;
+    uint32_t           n;                       /* out */
+    int                more;                    /* out */
+    struct gone_entry *entries;                 /* room for max */
+};
+
 /* What came of an attempt. */
 struct hook_outcome {
     uint64_t  settled_ms;                       /* of the row it is for */
+    uint64_t  now_ms;
     uint64_t  next_ms;
     uint32_t  attempts;
     uint16_t  n;
     uint16_t  http_status;
     uint8_t   status;                           /* enum store_hook_status */
+    uint8_t   gone;                             /* so its receiver said */
 };
 
 
@@ -76,6 +100,7 @@ struct hook_facts {
     const char              *type;
     const char              *message;           /* of row's lengths */
     struct zone_str          job;               /* its URL but the id */
+    const struct zone_str   *headers;           /* of its request */
     const uint8_t           *result;            /* NULL: none, or too large */
     size_t                   result_len;
 };
@@ -87,6 +112,21 @@ void hook_id(char id[HOOK_ID_MAX], const struct store_hook *row);
 int hook_sign(char text[HOOK_SIGNATURE_MAX], const struct hook_file *secret,
     const char *id, uint64_t timestamp, const struct buf *body);
 const char *hook_status(uint32_t status);
+/* Which receiver it is: a digest of queue and URL.  -1: no memory. */
+int hook_receiver(uint8_t digest[STORE_GONE_SIZE], uint32_t queue,
+    const char *url, size_t len);
+
+
+/* offloadd_trace.c: a webhook's, as strings that are header lines */
+
+#define TRACE_HEADER          "traceparent: "
+
+/* Of a request without a good traceparent nothing.  -1: no memory. */
+int trace_keep(struct buf *out, const struct zone_str *headers);
+/* Is it what trace_keep() makes? */
+int trace_kept(const char *p, size_t n);
+/* A good traceparent's value: the span becomes one made of these bytes. */
+void trace_span(char *parent, const void *of, size_t n);
 
 
 /* offloadd_hook.c */
@@ -100,18 +140,21 @@ struct hook {
     struct hook_outcome   outcome;
     void                 *easy;                 /* CURL */
     struct curl_slist    *lines;
+    uint64_t              host;                 /* scheme, host, port */
     size_t                received;
+    int                   late;                 /* it did not answer */
     int                   refused;              /* by the guard */
 };
 
 struct hook_host {
     uint64_t  hash;
-    uint64_t  until_ms;
+    uint64_t  until_ms;                         /* it has asked for a pause */
+    int       slow;                             /* it did not answer in time */
 };
 
 struct hooks {
     struct hook       all[HOOKS_MAX];
-    struct hook_host  hosts[HOOK_HOSTS];        /* have asked for a pause */
+    struct hook_host  hosts[HOOK_HOSTS];
     struct hook_list  list;
     struct store_op   fetch;
     int               fetching;

@@ -46,6 +46,31 @@ hook_id(char id[HOOK_ID_MAX], const struct store_hook *row)
 }
 
 
+int
+hook_receiver(uint8_t digest[STORE_GONE_SIZE], uint32_t queue,
+    const char *url, size_t len)
+{
+    uint8_t  text[sizeof(queue) + ZONE_HOOK_URL_MAX], all[EVP_MAX_MD_SIZE];
+
+    if (len > ZONE_HOOK_URL_MAX) {
+        return -1;
+    }
+
+    memcpy(text, &queue, sizeof(queue));
+    memcpy(text + sizeof(queue), url, len);
+
+    if (EVP_Digest(text, sizeof(queue) + len, all, NULL, EVP_sha256(), NULL)
+        != 1)
+    {
+        return -1;
+    }
+
+    memcpy(digest, all, STORE_GONE_SIZE);
+
+    return 0;
+}
+
+
 static char *
 hook_base64(const uint8_t *p, size_t n)
 {
@@ -75,7 +100,9 @@ hook_sign(char text[HOOK_SIGNATURE_MAX], const struct hook_file *secret,
     memset(&all, 0, sizeof(all));
     n = snprintf(head, sizeof(head), "%s.%" PRIu64 ".", id, timestamp);
 
-    if (n < 0 || buf_append(&all, head, (size_t) n) != 0
+    if (n < 0
+        || buf_append(&all, head, ZONE_MUTANT("hook.sign") ? 0 : (size_t) n)
+           != 0
         || buf_append(&all, body->data, body->len) != 0
         || HMAC(EVP_sha256(), secret->key, (int) secret->len, all.data,
                 all.len, mac, &len) == NULL)

@@ -52,8 +52,9 @@ hook_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
     family = hook_address(address, &addr);
 
     if (family == 0
-        || !hook_permits(&h->daemon->policy.hooks, h->e.row.queue,
-                         h->e.row.hook.flags, &host, family, addr))
+        || (!hook_permits(&h->daemon->policy.hooks, h->e.row.queue,
+                          h->e.row.hook.flags, &host, family, addr)
+            && !ZONE_MUTANT("hook.guard")))
     {
         h->refused = 1;
         return CURL_SOCKET_BAD;
@@ -72,7 +73,7 @@ hook_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
 }
 
 
-/* Read and thrown away; there is an end to it. */
+/* Read and thrown away, header and body; there is an end to it. */
 
 static size_t
 hook_write(char *p, size_t size, size_t n, void *ctx)
@@ -103,6 +104,37 @@ hook_line(struct hook *h, const char *text)
 }
 
 
+/*
+ * Each try is a span of its own below the client's.  One that is made again
+ * after a kill is the same try, and the same span.
+ */
+
+static int
+hook_trace(struct hook *h, const char *id)
+{
+    int    n;
+    char  *p, *end, try[HOOK_ID_MAX + 16];
+
+    p = (char *) h->e.trace.data;
+    end = p + h->e.trace.len;
+
+    if (p == end) {
+        return 0;
+    }
+
+    n = snprintf(try, sizeof(try), "%s.%u", id, h->e.row.attempts + 1);
+    trace_span(p + sizeof(TRACE_HEADER) - 1, try, (size_t) n);
+
+    for ( /* void */ ; p < end; p += strlen(p) + 1) {
+        if (hook_line(h, p) != 0) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
 /* -1: not now, for want of memory or of the secret (`refused`). */
 
 static int
@@ -119,7 +151,8 @@ hook_lines(struct offloadd *d, struct hook *h)
 
     if (hook_line(h, line) != 0
         || hook_line(h, "Content-Type: application/json") != 0
-        || hook_line(h, "Expect:") != 0)
+        || hook_line(h, "Expect:") != 0
+        || hook_trace(h, id) != 0)
     {
         return -1;
     }
@@ -138,7 +171,7 @@ hook_lines(struct offloadd *d, struct hook *h)
 
     if (secret == NULL) {
         h->refused = 1;                         /* never without signature */
-        return -1;
+        return ZONE_MUTANT("hook.unsigned") ? 0 : -1;
     }
 
     if (hook_sign(mac, secret, id, now, &h->e.body) != 0) {
@@ -165,7 +198,7 @@ hook_options(struct offloadd *d, struct hook *h, CURL *easy)
     set(CURLOPT_PROTOCOLS_STR, "http,https");
     set(CURLOPT_PROXY, "");
     set(CURLOPT_NOSIGNAL, 1L);
-    set(CURLOPT_FOLLOWLOCATION, 0L);
+    set(CURLOPT_FOLLOWLOCATION, ZONE_MUTANT("hook.redirect") ? 1L : 0L);
     set(CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
     set(CURLOPT_USERAGENT, "offloadd/" OFFLOADD_VERSION);
     set(CURLOPT_POST, 1L);
@@ -179,6 +212,8 @@ hook_options(struct offloadd *d, struct hook *h, CURL *easy)
     set(CURLOPT_CLOSESOCKETDATA, d);
     set(CURLOPT_WRITEFUNCTION, hook_write);
     set(CURLOPT_WRITEDATA, h);
+    set(CURLOPT_HEADERFUNCTION, hook_write);
+    set(CURLOPT_HEADERDATA, h);
 
     /*
      * A connection that is kept was looked at for whom it was opened: rules
@@ -272,6 +307,7 @@ hook_finished(struct offloadd *d, CURL *easy, CURLcode code)
     }
 
     refused = h->refused;
+    h->late = code == CURLE_OPERATION_TIMEDOUT && status == 0;
     hook_stop(d, h);
 
     hooks_ended(d, h, status, after > 0 ? (uint64_t) after : 0,

@@ -35,6 +35,8 @@ static const struct {
     { STORE_DB_DEAD, 0 },
     { STORE_DB_HOOKS, 0 },
     { STORE_DB_HOOK_DUE, 0 },
+    { STORE_DB_GONE, 0 },
+    { STORE_DB_GONE_AGE, 0 },
 };
 
 
@@ -561,6 +563,8 @@ const struct engine  engine_lmdb = {
     .hook_done = lmdb_hook_done,
     .hook_retry = lmdb_hook_retry,
     .hooks_list = lmdb_hooks_list,
+    .gone_list = lmdb_gone_list,
+    .gone_forget = lmdb_gone_forget,
     .hooks_filed = lmdb_hooks_filed,
     .upkeep = lmdb_upkeep,
     .counters = lmdb_counters,

@@ -14,6 +14,8 @@
  *      offloadd_lmdb_owner.c  whose store it is
  *      offloadd_lmdb_control.c  what the control looks at
  *      offloadd_lmdb_hook.c  deliveries of webhooks
+ *      offloadd_lmdb_hooks.c  those that are due, or looked at
+ *      offloadd_lmdb_gone.c  receivers that are sent nothing more
  */
 
 #ifndef OFFLOADD_LMDB_H
@@ -37,6 +39,8 @@ enum lmdb_db {
     LMDB_DEAD,
     LMDB_HOOKS,
     LMDB_HOOK_DUE,
+    LMDB_GONE,
+    LMDB_GONE_AGE,
     LMDB_DBS
 };
 
@@ -248,15 +252,32 @@ int lmdb_hooks_file(struct lmdb *m, uint64_t seq, const struct store_job *row,
     struct engine_error *e);
 int lmdb_hooks_expire(struct lmdb *m, uint64_t seq,
     const struct store_job *row, struct engine_error *e);
-int lmdb_hooks_due(void *self, struct hook_list *list,
-    struct engine_error *e);
 int lmdb_hook_done(void *self, uint64_t seq, const struct hook_outcome *o,
+    struct engine_error *e);
+uint32_t lmdb_hooks_filed(void *self);
+int lmdb_hook_get(struct lmdb *m, MDB_txn *txn, uint64_t seq, uint64_t n,
+    struct store_hook *row, MDB_val *value, struct engine_error *e);
+int lmdb_hook_change(struct lmdb *m, uint64_t seq,
+    const struct store_hook *row, const MDB_val *value,
+    struct engine_error *e);
+
+/* offloadd_lmdb_hooks.c */
+int lmdb_hooks_due(void *self, struct hook_list *list,
     struct engine_error *e);
 int lmdb_hook_retry(void *self, const uint8_t *id, uint16_t n,
     uint64_t settled_ms, uint64_t now_ms, struct engine_error *e);
 int lmdb_hooks_list(void *self, struct hook_page *page,
     struct engine_error *e);
-uint32_t lmdb_hooks_filed(void *self);
+
+/* offloadd_lmdb_gone.c: 1 if it is; url: of the row's length */
+int lmdb_gone(struct lmdb *m, const struct store_hook *row, const char *url,
+    uint64_t now_ms, struct engine_error *e);
+int lmdb_gone_put(struct lmdb *m, const struct store_hook *row,
+    const char *url, uint64_t now_ms, struct engine_error *e);
+int lmdb_gone_forget(void *self, const uint8_t *digest,
+    struct engine_error *e);
+int lmdb_gone_list(void *self, struct gone_page *page,
+    struct engine_error *e);
 
 /* offloadd_lmdb_control.c */
 int lmdb_read_begin(struct lmdb *m, MDB_txn **txn, struct engine_error *e);

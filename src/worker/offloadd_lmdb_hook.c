@@ -2,7 +2,7 @@
  * The LMDB engine: deliveries of webhooks.  Store thread, inside the open
  * transaction; a kill leaves the rows of the last commit.
  *
- *      hooks      seq, n -> struct store_hook, URL, what is sent
+ *      hooks      seq, n -> struct store_hook, URL, trace, what is sent
  *      hook_due   when, seq, n -> nothing: those that are PENDING
  *
  * A delivery becomes true with the settlement it tells of.  It lives as long
@@ -26,9 +26,16 @@ lmdb_hook_key(MDB_val *key, struct store_hook_key *k, uint64_t seq,
 }
 
 
+static size_t
+lmdb_hook_size(const struct store_hook *row)
+{
+    return sizeof(*row) + row->hook.url_len + row->trace_len + row->body_len;
+}
+
+
 /* ENGINE_NOT_FOUND when there is none; value: all of it. */
 
-static int
+int
 lmdb_hook_get(struct lmdb *m, MDB_txn *txn, uint64_t seq, uint64_t n,
     struct store_hook *row, MDB_val *value, struct engine_error *e)
 {
@@ -54,9 +61,10 @@ lmdb_hook_get(struct lmdb *m, MDB_txn *txn, uint64_t seq, uint64_t n,
     memcpy(row, value->mv_data, sizeof(*row));
 
     if (row->layout != STORE_LAYOUT || row->n != n
-        || row->hook.url_len > value->mv_size - sizeof(*row)
         || (size_t) row->host_at + row->host_len > row->hook.url_len
-        || row->body_len != value->mv_size - sizeof(*row) - row->hook.url_len)
+        || lmdb_hook_size(row) != value->mv_size
+        || !trace_kept((const char *) value->mv_data + sizeof(*row)
+                       + row->hook.url_len, row->trace_len))
     {
         return lmdb_fail(e, MDB_CORRUPTED, STORE_DB_HOOKS);
     }
@@ -86,33 +94,68 @@ lmdb_hook_due(struct lmdb *m, uint64_t seq, const struct store_hook *row,
 }
 
 
+/* rest: URL, trace and body, as long as the row says. */
+
 static int
 lmdb_hook_put(struct lmdb *m, uint64_t seq, const struct store_hook *row,
-    const void *url, const void *body, struct engine_error *e)
+    const void *rest, struct engine_error *e)
 {
     int                    rc;
+    uint8_t               *p;
     MDB_val                key, data;
-    struct buf             b;
     struct store_hook_key  k;
 
-    memset(&b, 0, sizeof(b));
+    lmdb_hook_key(&key, &k, seq, row->n);
+    data.mv_data = NULL;
+    data.mv_size = lmdb_hook_size(row);
 
-    if (buf_append(&b, row, sizeof(*row)) != 0
-        || buf_append(&b, url, row->hook.url_len) != 0
-        || buf_append(&b, body, row->body_len) != 0)
-    {
-        buf_free(&b);
+    rc = mdb_put(m->txn, m->db[LMDB_HOOKS], &key, &data, MDB_RESERVE);
+    if (rc) {
+        return lmdb_fail(e, rc, STORE_DB_HOOKS);
+    }
+
+    p = data.mv_data;
+    memcpy(p, row, sizeof(*row));
+    memcpy(p + sizeof(*row), rest, data.mv_size - sizeof(*row));
+
+    return 0;
+}
+
+
+/* The row becomes this one; value: all of it as it was. */
+
+int
+lmdb_hook_change(struct lmdb *m, uint64_t seq, const struct store_hook *row,
+    const MDB_val *value, struct engine_error *e)
+{
+    int                rc;
+    char              *copy;
+    struct store_hook  was;
+
+    copy = malloc(value->mv_size);
+    if (copy == NULL) {
         return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
     }
 
-    lmdb_hook_key(&key, &k, seq, row->n);
-    data.mv_data = b.data;
-    data.mv_size = b.len;
+    memcpy(copy, value->mv_data, value->mv_size);
+    memcpy(&was, copy, sizeof(was));
+    rc = 0;
 
-    rc = mdb_put(m->txn, m->db[LMDB_HOOKS], &key, &data, 0);
-    buf_free(&b);
+    if (was.status == STORE_HOOK_PENDING) {
+        rc = lmdb_hook_due(m, seq, &was, 0, e);
+    }
 
-    return rc ? lmdb_fail(e, rc, STORE_DB_HOOKS) : 0;
+    if (rc == 0) {
+        rc = lmdb_hook_put(m, seq, row, copy + sizeof(was), e);
+    }
+
+    if (rc == 0 && row->status == STORE_HOOK_PENDING) {
+        rc = lmdb_hook_due(m, seq, row, 1, e);
+    }
+
+    free(copy);
+
+    return rc;
 }
 
 
@@ -165,7 +208,42 @@ lmdb_hook_result(struct lmdb *m, uint64_t seq, const struct store_job *row,
 }
 
 
-/* One that tells of an earlier end of a job driven again is replaced. */
+/* URL, trace and body of a new one, and how long they are. */
+
+static int
+lmdb_hook_rest(struct lmdb *m, uint64_t seq, struct store_hook *row,
+    struct buf *rest, struct hook_facts *f, const struct zone_str *url,
+    struct engine_error *e)
+{
+    size_t  len;
+
+    if (lmdb_hook_result(m, seq, f->row, row->hook.inline_max, f, e) != 0) {
+        return -1;
+    }
+
+    if (buf_append(rest, url->data, url->len) != 0
+        || trace_keep(rest, f->headers) != 0)
+    {
+        return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
+    }
+
+    len = rest->len;
+
+    if (hook_document(rest, f) != 0) {
+        return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
+    }
+
+    row->trace_len = (uint16_t) (len - url->len);
+    row->body_len = (uint32_t) (rest->len - len);
+
+    return 0;
+}
+
+
+/*
+ * One that tells of an earlier end of a job driven again is replaced.  For a
+ * receiver that is gone it is there to be seen, and for the operator to send.
+ */
 
 static int
 lmdb_hook_file(struct lmdb *m, uint64_t seq, struct hook_facts *f, uint32_t n,
@@ -174,7 +252,7 @@ lmdb_hook_file(struct lmdb *m, uint64_t seq, struct hook_facts *f, uint32_t n,
 {
     int                rc;
     MDB_val            value;
-    struct buf         body;
+    struct buf         rest;
     struct zone_str    host;
     struct store_hook  row;
 
@@ -190,35 +268,35 @@ lmdb_hook_file(struct lmdb *m, uint64_t seq, struct hook_facts *f, uint32_t n,
         return lmdb_fail(e, MDB_CORRUPTED, STORE_DB_REQUESTS);
     }
 
-    if (lmdb_hook_result(m, seq, f->row, hook->inline_max, f, e) != 0) {
-        return -1;
-    }
-
-    memset(&body, 0, sizeof(body));
-
-    if (hook_document(&body, f) != 0) {
-        buf_free(&body);
-        return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
-    }
-
     memset(&row, 0, sizeof(row));
     row.layout = STORE_LAYOUT;
-    row.status = STORE_HOOK_PENDING;
     row.state = f->row->state;
     row.queue = f->row->queue;
     memcpy(row.id, f->row->id, ZONE_ID_SIZE);
     row.settled_ms = f->row->finished_ms;
-    row.next_ms = f->row->finished_ms;
     row.n = (uint16_t) n;
     row.hook = *hook;
     row.host_at = (uint16_t) (host.data - url->data);
     row.host_len = (uint16_t) host.len;
-    row.body_len = (uint32_t) body.len;
 
-    rc = lmdb_hook_put(m, seq, &row, url->data, body.data, e);
-    buf_free(&body);
+    rc = lmdb_gone(m, &row, url->data, f->row->finished_ms, e);
+    if (rc == -1) {
+        return -1;
+    }
+
+    row.status = rc ? STORE_HOOK_DISABLED : STORE_HOOK_PENDING;
+    row.next_ms = rc ? 0 : f->row->finished_ms;
+
+    memset(&rest, 0, sizeof(rest));
+    rc = lmdb_hook_rest(m, seq, &row, &rest, f, url, e);
 
     if (rc == 0) {
+        rc = lmdb_hook_put(m, seq, &row, rest.data, e);
+    }
+
+    buf_free(&rest);
+
+    if (rc == 0 && row.status == STORE_HOOK_PENDING) {
         rc = lmdb_hook_due(m, seq, &row, 1, e);
     }
 
@@ -273,6 +351,7 @@ lmdb_hooks_file(struct lmdb *m, uint64_t seq, const struct store_job *row,
     f.type = (const char *) m->row + sizeof(*row);
     f.message = f.type + row->type_len;
     f.job = hooks.job;
+    f.headers = &view.headers;
 
     for (i = 0; i < hooks.count; i++) {
         if ((hooks.hook[i].flags & event)
@@ -321,119 +400,49 @@ lmdb_hooks_expire(struct lmdb *m, uint64_t seq, const struct store_job *row,
 }
 
 
+/* Of a receiver: it is gone, or back, since the operator had it asked. */
+
 static int
-lmdb_hook_entry(struct hook_entry *to, uint64_t seq,
-    const struct store_hook *row, const MDB_val *value,
+lmdb_hook_learned(struct lmdb *m, const struct store_hook *row,
+    const MDB_val *value, const struct hook_outcome *o,
     struct engine_error *e)
 {
-    const char  *p = (const char *) value->mv_data + sizeof(*row);
+    int          rc;
+    uint8_t      digest[STORE_GONE_SIZE];
+    const char  *url = (const char *) value->mv_data + sizeof(*row);
 
-    to->seq = seq;
-    to->row = *row;
-    to->url = strndup(p, row->hook.url_len);
-    to->body.len = 0;
-
-    if (to->url == NULL
-        || buf_append(&to->body, p + row->hook.url_len, row->body_len) != 0)
-    {
-        hook_entry_free(to);
-        return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
+    if (o->gone) {
+        return lmdb_gone_put(m, row, url, o->now_ms, e);
     }
 
-    return 0;
+    if (o->status != STORE_HOOK_DELIVERED
+        || !(row->flags & STORE_HOOK_FORCED))
+    {
+        return 0;
+    }
+
+    if (hook_receiver(digest, row->queue, url, row->hook.url_len) != 0) {
+        return lmdb_fail(e, ENOMEM, STORE_DB_GONE);
+    }
+
+    rc = lmdb_gone_forget(m, digest, e);
+
+    return rc == ENGINE_NOT_FOUND ? 0 : rc;
 }
 
+
+/* Has its job expired? */
 
 static int
-lmdb_hook_skipped(const struct hook_list *list, uint64_t seq, uint64_t n)
+lmdb_hook_left(struct lmdb *m, uint64_t seq, struct engine_error *e)
 {
-    uint32_t  i;
+    int               rc;
+    struct store_job  job;
 
-    for (i = 0; i < list->nskip; i++) {
-        if (list->skip[i].seq == seq && list->skip[i].n == n) {
-            return 1;
-        }
-    }
+    rc = lmdb_get_row(m, m->txn, seq, &job, e);
 
-    return 0;
-}
-
-
-/* Those that are due and not under way, and when the next one is. */
-
-static int
-lmdb_hooks_some(struct lmdb *m, MDB_cursor *cursor, struct hook_list *list,
-    struct engine_error *e)
-{
-    int                    rc;
-    MDB_val                key, data;
-    uint64_t               seq, n;
-    struct store_hook      row;
-    struct store_hook_due  k;
-
-    for (rc = mdb_cursor_get(cursor, &key, &data, MDB_FIRST);
-         rc == 0;
-         rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT))
-    {
-        if (key.mv_size != sizeof(k)) {
-            return lmdb_fail(e, MDB_CORRUPTED, STORE_DB_HOOK_DUE);
-        }
-
-        memcpy(&k, key.mv_data, sizeof(k));
-        seq = lmdb_big_endian(k.seq);
-        n = lmdb_big_endian(k.n);
-
-        if (lmdb_hook_skipped(list, seq, n)) {
-            continue;
-        }
-
-        if (lmdb_big_endian(k.at_ms) > list->now_ms || list->n == list->max) {
-            list->next_ms = lmdb_big_endian(k.at_ms);
-            return 0;
-        }
-
-        rc = lmdb_hook_get(m, m->txn, seq, n, &row, &data, e);
-
-        if (rc == -1 || (rc == 0
-                         && lmdb_hook_entry(&list->entries[list->n], seq,
-                                            &row, &data, e) != 0))
-        {
-            return -1;
-        }
-
-        list->n += rc == 0;
-    }
-
-    return rc == MDB_NOTFOUND ? 0 : lmdb_fail(e, rc, STORE_DB_HOOK_DUE);
-}
-
-
-/* A second time, after a transaction that failed, it begins anew. */
-
-int
-lmdb_hooks_due(void *self, struct hook_list *list, struct engine_error *e)
-{
-    int           rc;
-    uint32_t      i;
-    MDB_cursor   *cursor;
-    struct lmdb  *m = self;
-
-    for (i = 0; i < list->n; i++) {
-        hook_entry_free(&list->entries[i]);
-    }
-
-    list->n = 0;
-    list->next_ms = UINT64_MAX;
-
-    rc = mdb_cursor_open(m->txn, m->db[LMDB_HOOK_DUE], &cursor);
-    if (rc) {
-        return lmdb_fail(e, rc, STORE_DB_HOOK_DUE);
-    }
-
-    rc = lmdb_hooks_some(m, cursor, list, e);
-    mdb_cursor_close(cursor);
-
-    return rc;
+    return rc == 0 ? job.state == STORE_EXPIRED
+                   : rc == ENGINE_NOT_FOUND ? 1 : -1;
 }
 
 
@@ -448,10 +457,8 @@ lmdb_hook_done(void *self, uint64_t seq, const struct hook_outcome *o,
     struct engine_error *e)
 {
     int                     rc;
-    char                   *copy;
     MDB_val                 key, value;
     struct lmdb            *m = self;
-    struct store_job        job;
     struct store_hook       row;
     struct store_hook_key   k;
 
@@ -463,163 +470,35 @@ lmdb_hook_done(void *self, uint64_t seq, const struct hook_outcome *o,
         return rc == -1 ? -1 : ENGINE_STALE;
     }
 
-    copy = malloc(value.mv_size);
-    if (copy == NULL) {
-        return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
+    if (!ZONE_MUTANT("hook.gone")
+        && lmdb_hook_learned(m, &row, &value, o, e) != 0)
+    {
+        return -1;
     }
 
-    memcpy(copy, value.mv_data, value.mv_size);
-    rc = lmdb_hook_due(m, seq, &row, 0, e);
+    rc = o->status == STORE_HOOK_PENDING ? 0 : lmdb_hook_left(m, seq, e);
+
+    if (rc == 1) {
+        lmdb_hook_key(&key, &k, seq, o->n);
+
+        return lmdb_hook_due(m, seq, &row, 0, e) == 0
+               ? lmdb_del(m, LMDB_HOOKS, &key, e) : -1;
+    }
+
+    if (rc == -1) {
+        return -1;
+    }
 
     row.status = o->status;
     row.attempts = o->attempts;
     row.http_status = o->http_status;
     row.next_ms = o->next_ms;
 
-    if (rc == 0 && row.status != STORE_HOOK_PENDING) {
-        rc = lmdb_get_row(m, m->txn, seq, &job, e);
-
-        if (rc == ENGINE_NOT_FOUND
-            || (rc == 0 && job.state == STORE_EXPIRED))
-        {
-            free(copy);
-            lmdb_hook_key(&key, &k, seq, o->n);
-            return lmdb_del(m, LMDB_HOOKS, &key, e);
-        }
-    }
-
-    if (rc == 0 && row.status == STORE_HOOK_DELIVERED) {
+    if (row.status == STORE_HOOK_DELIVERED) {
         row.body_len = 0;
     }
 
-    if (rc == 0) {
-        rc = lmdb_hook_put(m, seq, &row, copy + sizeof(row),
-                           copy + sizeof(row) + row.hook.url_len, e);
-    }
-
-    if (rc == 0 && row.status == STORE_HOOK_PENDING) {
-        rc = lmdb_hook_due(m, seq, &row, 1, e);
-    }
-
-    free(copy);
-
-    return rc;
-}
-
-
-/* To be sent now, by the operator's wish; STALE: it was delivered. */
-
-int
-lmdb_hook_retry(void *self, const uint8_t *id, uint16_t n,
-    uint64_t settled_ms, uint64_t now_ms, struct engine_error *e)
-{
-    int                 rc;
-    char               *copy;
-    MDB_val             value;
-    uint64_t            seq;
-    struct lmdb        *m = self;
-    struct store_hook   row;
-
-    rc = lmdb_find(m, id, &seq, e);
-
-    if (rc == 0) {
-        rc = lmdb_hook_get(m, m->txn, seq, n, &row, &value, e);
-    }
-
-    if (rc != 0 || row.settled_ms != settled_ms) {
-        return rc == -1 ? -1 : ENGINE_NOT_FOUND;
-    }
-
-    if (row.status == STORE_HOOK_DELIVERED) {
-        return ENGINE_STALE;
-    }
-
-    copy = malloc(value.mv_size);
-    if (copy == NULL) {
-        return lmdb_fail(e, ENOMEM, STORE_DB_HOOKS);
-    }
-
-    memcpy(copy, value.mv_data, value.mv_size);
-
-    if (row.status == STORE_HOOK_PENDING) {
-        rc = lmdb_hook_due(m, seq, &row, 0, e);
-    }
-
-    row.status = STORE_HOOK_PENDING;
-    row.next_ms = now_ms;
-
-    if (rc == 0) {
-        rc = lmdb_hook_put(m, seq, &row, copy + sizeof(row),
-                           copy + sizeof(row) + row.hook.url_len, e);
-    }
-
-    if (rc == 0) {
-        rc = lmdb_hook_due(m, seq, &row, 1, e);
-    }
-
-    free(copy);
-    m->hooks_filed++;
-
-    return rc;
-}
-
-
-/* A page of them, without what is sent: whole jobs.  Read only. */
-
-int
-lmdb_hooks_list(void *self, struct hook_page *page, struct engine_error *e)
-{
-    int                    rc;
-    MDB_txn               *txn;
-    MDB_val                key, data;
-    uint64_t               seq, last;
-    MDB_cursor            *cursor;
-    struct lmdb           *m = self;
-    struct store_hook      row;
-    struct store_hook_key  k;
-
-    if (lmdb_read_begin(m, &txn, e) != 0) {
-        return -1;
-    }
-
-    rc = mdb_cursor_open(txn, m->db[LMDB_HOOKS], &cursor);
-    if (rc) {
-        mdb_txn_abort(txn);
-        return lmdb_fail(e, rc, STORE_DB_HOOKS);
-    }
-
-    last = page->after;
-    lmdb_hook_key(&key, &k, page->after + 1, 0);
-    rc = mdb_cursor_get(cursor, &key, &data, MDB_SET_RANGE);
-
-    while (rc == 0 && key.mv_size == sizeof(k)) {
-        memcpy(&k, key.mv_data, sizeof(k));
-        seq = lmdb_big_endian(k.seq);
-
-        if (page->n >= page->max && seq != last) {
-            page->more = 1;
-            break;
-        }
-
-        rc = lmdb_hook_get(m, txn, seq, lmdb_big_endian(k.n), &row, &data, e);
-
-        if (rc == 0 && page->n < page->cap) {
-            rc = lmdb_hook_entry(&page->entries[page->n++], seq, &row, &data,
-                                 e);
-        }
-
-        if (rc != 0) {
-            break;
-        }
-
-        last = seq;
-        rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT);
-    }
-
-    mdb_cursor_close(cursor);
-    mdb_txn_abort(txn);
-
-    return rc == 0 || rc == MDB_NOTFOUND ? 0 : -1;
+    return lmdb_hook_change(m, seq, &row, &value, e);
 }
 
 

@@ -303,6 +303,11 @@ struct engine {
     int       (*hooks_list)(void *self, struct hook_page *page,
                    struct engine_error *e);
     uint32_t  (*hooks_filed)(void *self);
+    /* Receivers that are sent nothing; forget: NOT_FOUND if it is not one. */
+    int       (*gone_list)(void *self, struct gone_page *page,
+                   struct engine_error *e);
+    int       (*gone_forget)(void *self, const uint8_t *digest,
+                   struct engine_error *e);
     void      (*upkeep)(void *self);            /* each 10 s or so */
     /* As of the last commit, without a transaction. */
     int       (*counters)(void *self, struct store_counters *c,

@@ -19,9 +19,13 @@
  *      keys       digest of an idempotency key -> struct store_key
  *      key_expiry store_key_expiry -> nothing; once the key's job is settled
  *      dead       store_dead_key -> nothing: each dead letter
- *      hooks      store_hook_key -> struct store_hook + its URL + what is
- *                 sent: each delivery of a webhook, from its job's end on
+ *      hooks      store_hook_key -> struct store_hook + its URL + its trace,
+ *                 header lines with a NUL each + what is sent: each delivery
+ *                 of a webhook, from its job's end on
  *      hook_due   store_hook_due -> nothing: each that is to be sent
+ *      gone       store_gone_key -> struct store_gone + the host: each
+ *                 receiver that is sent nothing more
+ *      gone_age   store_gone_age -> nothing: those that will be forgotten
  *
  * seq is a uint64_t in native byte order (MDB_INTEGERKEY), given out in order
  * of acceptance, from 1.  Settled jobs keep their row in `jobs` until they
@@ -64,6 +68,8 @@
 #define STORE_DB_DEAD         "dead"
 #define STORE_DB_HOOKS        "hooks"
 #define STORE_DB_HOOK_DUE     "hook_due"
+#define STORE_DB_GONE         "gone"
+#define STORE_DB_GONE_AGE     "gone_age"
 #define STORE_DBS             16
 
 enum store_state {
@@ -247,7 +253,7 @@ enum store_hook_status {
     STORE_HOOK_PENDING = 1,
     STORE_HOOK_DELIVERED,
     STORE_HOOK_FAILED,                          /* all attempts did */
-    STORE_HOOK_DISABLED,                        /* the receiver said 410 */
+    STORE_HOOK_DISABLED,                        /* its receiver is gone */
     STORE_HOOK_STATUSES
 };
 
@@ -277,6 +283,44 @@ struct store_hook {
     uint16_t          host_at;                  /* in the URL */
     uint16_t          host_len;
     uint32_t          body_len;
+    uint16_t          trace_len;
+    uint16_t          flags;
+    uint32_t          spare;
+};
+
+#define STORE_HOOK_FORCED     0x01              /* the operator's wish: also to
+                                                   one that is gone */
+
+
+/*
+ * A receiver, that is: a URL as the target of a queue, which has answered 410.
+ * Of URLs that others choose there may be any number, so they are forgotten
+ * after a while, the oldest when there are too many: these say it once more.
+ */
+
+#define STORE_GONE_SIZE       16                /* as an id, to look like one */
+#define STORE_GONE_MS         (30ull * 24 * 3600 * 1000)
+#define STORE_GONE_MAX        4096
+
+struct store_gone_key {
+    uint8_t   digest[STORE_GONE_SIZE];          /* see hook_receiver() */
+};
+
+struct store_gone_age {
+    uint8_t   gone_ms[8];                       /* big endian */
+    uint8_t   digest[STORE_GONE_SIZE];
+};
+
+struct store_gone {
+    uint16_t  layout;
+    uint16_t  forgets;                          /* it is in gone_age */
+    uint32_t  queue;
+    uint64_t  gone_ms;                          /* unix time */
+    uint8_t   id[ZONE_ID_SIZE];                 /* of the delivery that it */
+    uint64_t  settled_ms;                       /* refused */
+    uint16_t  n;
+    uint16_t  host_len;
+    uint32_t  spare;
 };
 
 static inline void
@@ -298,7 +342,11 @@ store_hook_key(struct store_hook_key *k, uint64_t seq, uint64_t n)
 
 _Static_assert(sizeof(struct store_hook_key) == 16, "store_hook_key");
 _Static_assert(sizeof(struct store_hook_due) == 24, "store_hook_due");
-_Static_assert(sizeof(struct store_hook) == 80, "store_hook");
+_Static_assert(sizeof(struct store_hook) == 88, "store_hook");
+_Static_assert(offsetof(struct store_hook, trace_len) == 80, "trace_len");
+_Static_assert(sizeof(struct store_gone_key) == 16, "store_gone_key");
+_Static_assert(sizeof(struct store_gone_age) == 24, "store_gone_age");
+_Static_assert(sizeof(struct store_gone) == 48, "store_gone");
 
 
 /* Whose key it is; the job may have expired before it. */

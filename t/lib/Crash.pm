@@ -91,10 +91,15 @@ control.before-commit       dead      md   redrive   broken  -    completed 3
 control.after-commit        dead      md   redrive   broken  -    completed 3
 control.before-commit       dead      md   purge     broken  -    failed    2
 control.after-commit        dead      md   purge     broken  -    failed    2
+settle.before-commit        webhook   md   small     202     -    completed 2
+settle.after-commit         webhook   md   small     202     -    completed 1
 hook.before-send            webhook   md   small     202     -    completed 1
 hook.answered               webhook   md   small     202     -    completed 1
+hook.answered               webhook   md   gone      202     -    completed 1
 hook.before-commit          webhook   md   small     202     -    completed 1
+hook.before-commit          webhook   md   gone      202     -    completed 1
 hook.after-commit           webhook   md   small     202     -    completed 1
+hook.after-commit           webhook   md   gone      202     -    completed 1
 exec.begin                  exec      md   small     202     -    completed 2
 exec.session                exec      md   begun     202     -    completed 2
 exec.child                  exec      md   begun     202     -    completed 2

@@ -5,7 +5,10 @@ package Receiver;
 # (by its webhook-id) comes, the second, and so on; 200 where the plan ends.
 #
 #     a status           `never`: no answer      `huge`: 200, and no end of it
+#                        `header`: 200, 90 KB of header, and no end of it
 #     429+7              with a Retry-After of 7 seconds
+#
+# What a path was given by says() comes before all that.
 #
 # The signature is checked here by the words of Standard Webhooks, by core
 # Perl, without anything of offloadd's.  The child ends with the test.
@@ -29,8 +32,8 @@ sub start {
     my ($class) = @_;
     my $dir = File::Temp::tempdir('ofl-r-XXXXXX', TMPDIR => 1, CLEANUP => 1);
     my $port = Ports::pick();
-    my $self = bless { journal => "$dir/journal", port => $port, owner => $$ },
-               $class;
+    my $self = bless { journal => "$dir/journal", port => $port, owner => $$,
+                       says => "$dir/says" }, $class;
     my $listen = IO::Socket::INET->new(
         LocalAddr => '127.0.0.1', LocalPort => $port, Listen => SOMAXCONN,
         ReuseAddr => 1) or die "receiver: port $port: $!\n";
@@ -41,7 +44,8 @@ sub start {
 
     if (!$self->{pid}) {
         close $self->{alive};
-        eval { _serve($listen, $journal, $alive); 1 } or warn $@;
+        eval { _serve($listen, $journal, $alive, $self->{says}); 1 }
+            or warn $@;
         POSIX::_exit(0);
     }
 
@@ -61,6 +65,19 @@ sub DESTROY {
 
 
 sub url { "http://127.0.0.1:$_[0]{port}" }
+
+
+# From now on this is the answer at this path; undef: as it was.
+
+sub says {
+    my ($self, $path, $do) = @_;
+
+    $self->{said}{$path} = $do;
+    open my $fh, '>', "$self->{says}.new" or die "$self->{says}: $!\n";
+    print $fh encode_json($self->{said});
+    close $fh;
+    rename "$self->{says}.new", $self->{says} or die "$self->{says}: $!\n";
+}
 
 
 # All that came to this path, or all.
@@ -108,7 +125,7 @@ sub verified {
 # ---- the child
 
 sub _serve {
-    my ($listen, $journal, $alive) = @_;
+    my ($listen, $journal, $alive, $says) = @_;
     my %count;
 
     $journal->autoflush;
@@ -125,7 +142,8 @@ sub _serve {
         my $message = _read($s) or next;
         my $n = $count{$message->{h}{'webhook-id'} // ''}++;
         my ($plan) = $message->{uri} =~ /plan=([^&]*)/;
-        my $do = (split /,/, $plan // '')[$n] // 200;
+        my $do = _said($says, $message->{uri})
+                 // (split /,/, $plan // '')[$n] // 200;
 
         print $journal encode_json($message), "\n";
 
@@ -134,18 +152,41 @@ sub _serve {
 
         } elsif (!fork) {
             if ($do eq 'never') {
-                vec(my $over = '', fileno $alive, 1) = 1;
-                select $over, undef, undef, undef;
+                _hang($alive, $says, $message->{uri});
                 POSIX::_exit(0);
             }
 
-            print $s "HTTP/1.1 200 Fine\r\n\r\n";
+            print $s "HTTP/1.1 200 Fine\r\n",
+                     $do eq 'header' ? "X-More: xxxxxxxxx\r\n" x 4700 : "\r\n";
+            $s->flush;
+            _hang($alive, $says, $message->{uri}) if $do eq 'header';
             1 while syswrite $s, 'x' x 65536;
             POSIX::_exit(0);
         }
 
         close $s;
     }
+}
+
+
+# Until the test is over, or this path is given another answer.
+
+sub _hang {
+    my ($alive, $says, $uri) = @_;
+
+    until ((_said($says, $uri) // 'never') ne 'never') {
+        vec(my $over = '', fileno $alive, 1) = 1;
+        return if select($over, undef, undef, 0.1) > 0;
+    }
+}
+
+
+sub _said {
+    my ($file, $uri) = @_;
+
+    open my $fh, '<', $file or return;
+
+    return decode_json(join '', <$fh>)->{ $uri =~ s/\?.*//r };
 }
 
 

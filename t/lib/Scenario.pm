@@ -19,6 +19,8 @@ use JSON::PP;
 use Offload;
 use Test::More;
 
+require ScenarioHooks;                          # more of them
+
 our @EXPORT = qw(run);
 
 my $back;

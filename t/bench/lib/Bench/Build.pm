@@ -53,7 +53,7 @@ sub helper {
     run_quiet("$program.log", $ENV{CC} || 'cc', '-std=gnu11', '-O2', '-g',
               '-Wall', '-Wextra', '-Werror', "-I$b->{root}/src/zone",
               '-D_GNU_SOURCE', '-o', $program, $source, @others,
-              '-lpthread', '-llmdb');
+              '-lpthread', '-llmdb', '-Wl,--as-needed', '-lcurl');
 
     return $program;
 }
