@@ -16,7 +16,7 @@ use Ports;
 use Test::More;
 use Util qw(wait_until);
 
-my %down = map { $_ => Ports::pick() } qw(proxied straight batch shared);
+my %down = map { $_ => Ports::pick() } qw(proxied straight batch shared hasty);
 my $back = Backend->start;
 my $n = Offload->new(backend => $back, worker => 'off', workers => 1,
     build => Offload::failpoints_dir(), zone => 'jobs 8m path=%%ZONE%%',
@@ -29,6 +29,7 @@ offload_queue batch zone=jobs {
     batch size=2 linger=0; retry max=3 backoff=1s..30s;
 }
 offload_queue shared zone=jobs { retry max=3 backoff=1s..30s; }
+offload_queue hasty zone=jobs { retry max=2 backoff=10ms..10ms; }
 server {
     listen 127.0.0.1:%%PORT%%;
     location /proxied/ {
@@ -40,6 +41,9 @@ server {
     }
     location /shared/ {
         offload shared; proxy_pass http://127.0.0.1:$down{shared};
+    }
+    location /hasty/ {
+        offload hasty; proxy_pass http://127.0.0.1:$down{hasty};
     }
     location /well/ { offload shared; proxy_pass http://%%BACKEND%%; }
     location /jobs/ { offload_status jobs; }
@@ -95,6 +99,17 @@ for my $queue (qw(proxied straight batch)) {
     is scalar($came->journal(event => 'request')), 1, 'once';
     is circuit($queue)->{state}, 'closed', 'the circuit is closed';
 }
+
+
+# one that wants to try again a hundred times a second
+
+my $hasty = $n->submit(POST => '/hasty/x', body => 'x');
+
+ok wait_until(20, sub { (circuit('hasty')->{failures} // 0) >= 10 }),
+    'a short backoff';
+ok wait_until(20, sub { (circuit('hasty')->{probe_in_ms} // 0) > 300 }),
+    'does not make it ask a backend that is down that often';
+$n->request(DELETE => $hasty->{path});
 
 
 # what answers says that it is there, and another location that the queue works

@@ -13,6 +13,10 @@
 #include <string.h>
 
 
+/* A backend that is down is not asked more often than this in the end. */
+#define QUEUE_CIRCUIT_US      1000000
+
+
 static void
 queue_conf(struct queue *q, const struct queue_policy *conf,
     uint32_t concurrency)
@@ -40,6 +44,10 @@ queue_conf(struct queue *q, const struct queue_policy *conf,
 
     q->circuit.base_us = conf->circuit ? conf->retry.backoff_ms * 1000 : 0;
     q->circuit.max_us = conf->retry.backoff_max_ms * 1000;
+
+    if (q->circuit.max_us < QUEUE_CIRCUIT_US) {
+        q->circuit.max_us = QUEUE_CIRCUIT_US;
+    }
 
     if (!conf->circuit) {
         (void) circuit_good(&q->circuit);
