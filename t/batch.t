@@ -193,6 +193,19 @@ is $r->{text}, '[' . join(',', map {
 is header($r, 'Content-Type'), 'application/json', 'it is JSON';
 doc($_) for @jobs;
 
+my ($trace, $parent) = ('4bf92f3577b34da6a3ce929d0e0e4736', '00f067aa0ba902b7');
+my @traced = map { post('/array/trace', { n => 1 }, 'Traceparent', $_) }
+             "00-$trace-$parent-01", "00-$trace-$parent-00", '00-"bad';
+my ($one, $two, $bad) = map { $_->{traceparent} }
+                        @{ one('/array/trace')->{items} };
+
+like $one, qr/^00-$trace-(?!$parent)[0-9a-f]{16}-01$/,
+    'in an envelope each has its place in its trace';
+like $two, qr/^00-$trace-(?!$parent)[0-9a-f]{16}-00$/, 'and the next one';
+isnt substr($one, 36, 16), substr($two, 36, 16), 'as a span of its own';
+is $bad, undef, 'if it has a good one';
+doc($_) for @traced;
+
 
 # ---- a status for each
 

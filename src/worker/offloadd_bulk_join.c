@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 
+#define BULK_HEAD             256
 #define BULK_KEY_START        14695981039346656037ull
 #define BULK_KEY_PRIME        1099511628211ull
 
@@ -237,23 +238,36 @@ bulk_one_line(uint8_t *p, size_t n)
 }
 
 
+/* Its beginning.  The headers are the attempt's own copy: its span is in it. */
+
+static int
+bulk_envelope(char head[BULK_HEAD], const struct attempt *a)
+{
+    int          traced;
+    char         id[ZONE_ID_TEXT];
+    const char  *trace;
+
+    zone_id_format(id, a->op.row.id);
+    trace = trace_parent(&a->replay.view.headers);
+    traced = trace && strlen(trace) == TRACE_LEN;
+
+    return snprintf(head, BULK_HEAD, "{\"job_id\":\"%.*s\",\"attempt\":%u,"
+                    "%s%s%s\"body\":", ZONE_ID_TEXT, id, a->op.row.attempts,
+                    traced ? "\"traceparent\":\"" : "", traced ? trace : "",
+                    traced ? "\"," : "");
+}
+
+
 int
 bulk_item(struct buf *body, uint32_t n, const struct batch_policy *p,
     const struct attempt *a, char *wrong, size_t size)
 {
     int     len, rc;
-    char    head[64 + ZONE_ID_TEXT], id[ZONE_ID_TEXT];
+    char    head[BULK_HEAD];
     size_t  was, at;
 
     was = body->len;
-    len = 0;
-
-    if (p->envelope) {
-        zone_id_format(id, a->op.row.id);
-        len = snprintf(head, sizeof(head), "{\"job_id\":\"%.*s\","
-                       "\"attempt\":%u,\"body\":", ZONE_ID_TEXT, id,
-                       a->op.row.attempts);
-    }
+    len = p->envelope ? bulk_envelope(head, a) : 0;
 
     if ((p->array && buf_append(body, n ? "," : "[", 1) != 0)
         || buf_append(body, head, (size_t) len) != 0)

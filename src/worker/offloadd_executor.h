@@ -136,6 +136,11 @@ size_t cgi_line(const char **p, const char *end, const char **line);
 
 /* offloadd_trace.c: the request's traceparent becomes that of an attempt */
 
+#define TRACE_LEN             55                /* 00-<32>-<16>-<2> */
+
+/* The value of the one traceparent; NULL when there is none to go by. */
+const char *trace_parent(const struct zone_str *headers);
+
 void trace_child(const struct zone_request_view *v, const uint8_t *id,
     uint32_t attempt);
 

@@ -15,7 +15,6 @@
 #include <strings.h>
 
 
-#define TRACE_LEN             55                /* 00-<32>-<16>-<2> */
 #define TRACE_ID              3
 #define TRACE_PARENT          36
 #define TRACE_FLAGS           53
@@ -55,9 +54,7 @@ trace_good(const char *p)
 }
 
 
-/* The value of the one traceparent; NULL when there is none to go by. */
-
-static const char *
+const char *
 trace_parent(const struct zone_str *headers)
 {
     const char  *p, *end, *value;
