@@ -24,7 +24,7 @@ offload_queue slow zone=jobs {
     priority $arg_priority;
 }
 offload_queue brief zone=jobs {
-    retry max=2 backoff=10ms..10ms jitter=none on=502,503;
+    retry max=2 backoff=10ms..10ms jitter=none on=429,502,503;
     dead_ttl 2h;
 }
 server {
@@ -125,9 +125,10 @@ is scalar(grep { $n->settled($_)->{status} eq 'completed' } @held), 3,
 # dead letters: two attempts fail, the third one would not
 
 sub fail_for_good {
-    my ($count, @more) = @_;
-    my @jobs = map { $n->submit(PUT => "/brief/$_?cut=2", body => "body $_",
-                                @more) } 1 .. $count;
+    my ($count, %more) = @_;
+    my $query = 'cut=2' . (delete $more{query} // '');
+    my @jobs = map { $n->submit(PUT => "/brief/$_?$query", body => "body $_",
+                                %more) } 1 .. $count;
 
     is scalar(grep { ($n->settled($_)->{status} // '') eq 'failed' } @jobs),
         $count, "$count have failed for good";
@@ -231,7 +232,8 @@ is_deeply control($n, GET => '/v1/dead')->{dead}, [], 'no letter is left';
 
 # more than one step
 
-my @many = fail_for_good(230);
+# by an answer, so that it is not the backend that is down
+my @many = fail_for_good(230, query => '&status=429');
 
 $doc = control($n, POST => '/v1/dead/redrive');
 is_deeply [ @$doc{qw(redriven more)} ], [ 230, JSON::PP::false ],

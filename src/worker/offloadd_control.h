@@ -156,6 +156,11 @@ void control_answer(struct control_request *r, unsigned status,
 void control_problem(struct control_request *r, unsigned status,
     const char *type, const char *title, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* A page of a list, which is given away.  There is another page behind it if
+ * `next` is the member by which its last entry is to be named; or NULL. */
+void control_page(struct control_request *r, const char *name, json_t *list,
+    const char *next);
+void control_page_gone(struct control_request *r);
 
 /* offloadd_control_op.c: what the store is asked for */
 
@@ -167,6 +172,7 @@ void control_op_done(struct offloadd *d, struct store_op *op);
 int control_op_apply(struct store *s, struct store_op *op,
     struct engine_error *e);
 void control_op_free(struct offloadd *d, struct control_op *op);
+void control_op_no_memory(struct control_request *r, struct control_op *op);
 void control_log(const struct control_op *op, const char *what,
     const char *key, const char *value);
 

@@ -65,9 +65,7 @@ control_dead_op(struct control_request *r, uint32_t max)
     c->jobs = calloc(max, sizeof(*c->jobs));
 
     if (c->list.entries == NULL || c->jobs == NULL) {
-        control_problem(r, 503, "no-memory", "The worker has no memory",
-                        "Ask again.");
-        control_op_free(r->daemon, &c->base);
+        control_op_no_memory(r, &c->base);
         return NULL;
     }
 
@@ -118,8 +116,7 @@ control_dead_get(struct store *s, struct control_op *op,
 static void
 control_dead_got(struct offloadd *d, struct control_op *op)
 {
-    char                  id[ZONE_ID_TEXT + 1];
-    json_t               *o, *list;
+    json_t               *list;
     uint32_t              i;
     struct control_dead  *c = (struct control_dead *) op;
     struct dead_entry    *entry;
@@ -129,9 +126,7 @@ control_dead_got(struct offloadd *d, struct control_op *op)
     }
 
     if (op->rc != 0) {
-        control_problem(op->request, 400, "bad-argument",
-                        "An argument is not right", "The job of \"after\" is "
-                        "gone: begin with the first page.");
+        control_page_gone(op->request);
         return;
     }
 
@@ -144,15 +139,8 @@ control_dead_got(struct offloadd *d, struct control_op *op)
                                                          entry->message));
     }
 
-    o = json_pack("{s:s, s:o}", "zone", d->policy.zone, "dead", list);
-
-    if (c->list.n == c->list.max) {
-        zone_id_format(id, c->list.entries[c->list.n - 1].row.id);
-        id[ZONE_ID_TEXT] = '\0';
-        json_object_set_new(o, "next", json_string(id));
-    }
-
-    control_answer(op->request, 200, o);
+    control_page(op->request, "dead", list,
+                 c->list.n == c->list.max ? "job_id" : NULL);
 }
 
 

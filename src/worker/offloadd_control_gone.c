@@ -89,7 +89,7 @@ control_gone_json(struct offloadd *d, const struct gone_entry *e)
 static void
 control_gone_got(struct offloadd *d, struct control_op *op)
 {
-    json_t               *o, *list;
+    json_t               *list;
     uint32_t              i;
     struct control_gone  *c = (struct control_gone *) op;
 
@@ -104,14 +104,8 @@ control_gone_got(struct offloadd *d, struct control_op *op)
                                                       &c->page.entries[i]));
     }
 
-    o = json_pack("{s:s, s:o}", "zone", d->policy.zone, "receivers", list);
-
-    if (o && c->page.more) {
-        json_object_set(o, "next", json_object_get(
-                        json_array_get(list, c->page.n - 1), "receiver_id"));
-    }
-
-    control_answer(op->request, 200, o);
+    control_page(op->request, "receivers", list,
+                 c->page.more ? "receiver_id" : NULL);
 }
 
 
@@ -135,9 +129,7 @@ control_receivers(struct control_request *r)
     c->page.has_after = r->has_after;
 
     if (c->page.entries == NULL) {
-        control_problem(r, 503, "no-memory", "The worker has no memory",
-                        "Ask again.");
-        control_op_free(r->daemon, &c->base);
+        control_op_no_memory(r, &c->base);
         return;
     }
 

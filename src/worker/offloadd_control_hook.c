@@ -112,18 +112,18 @@ control_hook_json(const struct hook_entry *e)
 static void
 control_hooks_got(struct offloadd *d, struct control_op *op)
 {
-    json_t                *o, *list;
+    json_t                *list;
     uint32_t               i;
     struct control_hooks  *c = (struct control_hooks *) op;
+
+    (void) d;
 
     if (op->request == NULL) {
         return;
     }
 
     if (op->rc != 0) {
-        control_problem(op->request, 400, "bad-argument",
-                        "An argument is not right", "The job of \"after\" is "
-                        "gone: begin with the first page.");
+        control_page_gone(op->request);
         return;
     }
 
@@ -133,14 +133,8 @@ control_hooks_got(struct offloadd *d, struct control_op *op)
         json_array_append_new(list, control_hook_json(&c->page.entries[i]));
     }
 
-    o = json_pack("{s:s, s:o}", "zone", d->policy.zone, "webhooks", list);
-
-    if (o && c->page.more && c->page.n) {
-        json_object_set(o, "next", json_object_get(
-                        json_array_get(list, c->page.n - 1), "job_id"));
-    }
-
-    control_answer(op->request, 200, o);
+    control_page(op->request, "webhooks", list,
+                 c->page.more ? "job_id" : NULL);
 }
 
 
@@ -164,9 +158,7 @@ control_hooks(struct control_request *r)
     c->has_after = r->has_after;
 
     if (c->page.entries == NULL) {
-        control_problem(r, 503, "no-memory", "The worker has no memory",
-                        "Ask again.");
-        control_op_free(r->daemon, &c->base);
+        control_op_no_memory(r, &c->base);
         return;
     }
 

@@ -28,8 +28,7 @@ control_op_new(struct control_request *r, size_t size)
 
     op = calloc(1, size);
     if (op == NULL) {
-        control_problem(r, 503, "no-memory", "The worker has no memory",
-                        "Ask again.");
+        control_op_no_memory(r, NULL);
         return NULL;
     }
 
@@ -198,6 +197,18 @@ control_op_free(struct offloadd *d, struct control_op *op)
     }
 
     free(op);
+}
+
+
+void
+control_op_no_memory(struct control_request *r, struct control_op *op)
+{
+    control_problem(r, 503, "no-memory", "The worker has no memory",
+                    "Ask again.");
+
+    if (op) {
+        control_op_free(r->daemon, op);
+    }
 }
 
 

@@ -195,6 +195,33 @@ control_problem(struct control_request *r, unsigned status, const char *type,
 }
 
 
+void
+control_page(struct control_request *r, const char *name, json_t *list,
+    const char *next)
+{
+    size_t   n = json_array_size(list);
+    json_t  *o;
+
+    o = json_pack("{s:s, s:o}", "zone", r->daemon->policy.zone, name, list);
+
+    if (o && next && n) {
+        json_object_set(o, "next",
+                        json_object_get(json_array_get(list, n - 1), next));
+    }
+
+    control_answer(r, 200, o);
+}
+
+
+void
+control_page_gone(struct control_request *r)
+{
+    control_problem(r, 400, "bad-argument", "An argument is not right",
+                    "The job of \"after\" is gone: begin with the first "
+                    "page.");
+}
+
+
 /*
  * The store did not come back in time, or the worker ends first.  What was
  * asked of the store it will still do, if it can.
