@@ -492,4 +492,23 @@ is doc($_)->{status}, 'completed', 'they go' for @jobs;
 is_deeply [ map { header($_, 'Offload-Batch') } seen('/fair/off') ], [ '', '' ],
     'each by itself';
 
+# what was accepted before there were batches may have nothing in common
+
+control($n, POST => '/v1/queues/fair/pause');
+@jobs = map { post("/fair/on/$_", { n => $_ }, 'Authorization', "user $_") }
+        1, 2, 1;
+ok wait_until(20, sub {
+    control($n, GET => '/v1/queues/fair')->{waiting} == 3 }), 'three wait';
+$n->write_conf(http => $n->{http}
+               =~ s/(queue fair [^{]*\{)/$1 batch size=3 linger=1s;/r);
+ok $n->reload && wait_until(20, sub {
+    (control($n, GET => '/v1/queues/fair')->{batch} // 0) == 3 }),
+    'batches again';
+control($n, POST => '/v1/queues/fair/resume');
+is doc($_)->{status}, 'completed', 'they go' for @jobs;
+is_deeply [ sort map { $_->{uri} . ' ' . header($_, 'Authorization') . ' '
+                       . header($_, 'Offload-Batch') } seen('/fair/on') ],
+    [ '/fair/on/1 user 1 2', '/fair/on/2 user 2 1' ],
+    'with their like, if they have any';
+
 Offload::finish_all();
