@@ -17,7 +17,7 @@ sub run {
 
     my $program = Bench::Build::helper($b, 'dispatch',
         map { "$b->{root}/src/worker/offloadd_$_.c" }
-            qw(jobs fair rate adapt queue queues));
+            qw(jobs fair rate adapt head queue queues));
     my $got = $b->interleave('dispatch',
         map { my $keys = $_; $keys => sub { once($b, $program, $keys) } }
             1, 1000);
