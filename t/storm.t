@@ -17,6 +17,7 @@ my $seed = $ENV{OFFLOAD_SEED} // (time ^ $$) % 1_000_000;
 my $tool = Offload::build_dir() . '/unit/tool/zonecheck';
 
 my $HTTP = <<'EOT';
+offload_queue events zone=jobs { batch size=10 linger=20ms item=envelope; }
 server {
     listen 127.0.0.1:%%PORT%%;
     client_max_body_size 64m;
@@ -25,6 +26,9 @@ server {
     location /once/ {
         offload jobs; proxy_pass http://%%BACKEND%%;
         offload_delivery at-most-once;
+    }
+    location /event {
+        offload events; proxy_pass http://%%BACKEND%%;
     }
     location /jobs/ { offload_status jobs; }
 }
@@ -59,7 +63,7 @@ for my $mode ('memory', 'disk') {
 
     # a storm that nobody felt proves nothing
     ok $sum->{$_}, "$mode: there were jobs: $_"
-        for 'answer 202', 'completed', 'attempted again';
+        for 'answer 202', 'completed', 'attempted again', 'in batches';
     ok keys %{ $storm->{actions} } >= 5, "$mode: there were kills of all kinds";
 
     ok Offload::wait_until(20, sub {

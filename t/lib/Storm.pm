@@ -35,13 +35,17 @@ my $SETTLE = 90;                        # seconds for all that is left
 # What is sent, how often (of a hundred), and with which query.
 
 my @KINDS = (
-    [ 40, 'small',  sub { 50 + int rand 3000 },     'delay=' ],
+    [ 25, 'small',  sub { 50 + int rand 3000 },     'delay=' ],
+    [ 15, 'event',  sub { 50 + int rand 900 },      'items=objects&delay=20' ],
     [ 10, 'once',   sub { 50 + int rand 3000 },     'delay=' ],
     [ 15, 'medium', sub { 40_000 + int rand 2000 }, 'delay=' ],
     [ 10, 'large',  sub { 1_000_000 + int rand 999 }, 'delay=' ],
     [ 15, 'blob',   sub { 100 },                    'size=150000&chunked=1' ],
     [ 10, 'bad',    sub { 100 },                    'status=500&delay=' ],
 );
+
+my $EVENT = JSON::PP->new->canonical;
+my %PLACE = (once => '/once', event => '/event');
 
 my $NOISE = join '', map { chr int rand 256 } 1 .. 4096;
 
@@ -329,7 +333,9 @@ sub _submit {
     my (undef, $kind, $size, $query) = @{ pick(@KINDS) };
     my $serial = "$client->{number}-" . @{ $client->{jobs} };
     my $n = $size->();
-    my $body = substr "$serial " . $NOISE x (1 + $n / length $NOISE), 0, $n;
+    my $body = $kind eq 'event'
+               ? $EVENT->encode({ said => $serial, pad => 'x' x $n })
+               : substr "$serial " . $NOISE x (1 + $n / length $NOISE), 0, $n;
 
     $query =~ s/delay=/'delay=' . int rand 60/e;
 
@@ -337,8 +343,10 @@ sub _submit {
 
     push @{ $client->{jobs} }, $job;
 
-    my $r = _exchange($client, 'POST', ($kind eq 'once' ? '/once' : '/storm')
-                                       . "/$serial?$query", body => $body);
+    # events go together only to one place
+    my $uri = ($PLACE{$kind} // '/storm')
+              . ($kind eq 'event' ? '' : "/$serial") . "?$query";
+    my $r = _exchange($client, 'POST', $uri, body => $body);
 
     $job->{seen} = !$r ? 'unsent' : $r->{error} ? 'broken' : $r->{status};
 
@@ -423,11 +431,13 @@ sub _result {
         $r && !$r->{error} && $r->{status} != 503;
     }) or return _wrong($client, "$job->{serial}: no answer for its result");
 
+    my $doc = eval { decode_json($r->{body}) } // {};
     my $right = $job->{kind} eq 'blob'
                 ? $r->{body} eq Backend::content(150_000)
-                : (eval { decode_json($r->{body}) } // {})->{sha} // '';
+                : $job->{kind} eq 'event'
+                ? ($doc->{said} // '') eq $job->{serial}
+                : ($doc->{sha} // '') eq $job->{sha};
 
-    $right = $right eq $job->{sha} if $job->{kind} ne 'blob';
     _wrong($client, "$job->{serial}: result $r->{status}, "
                     . length($r->{body}) . ' bytes, not its own')
         if !$right || $r->{status} != ($job->{kind} eq 'bad' ? 500 : 200);
@@ -466,6 +476,24 @@ sub wrong {
 }
 
 
+# A request by its serial number, and each item of a batch by its own.
+
+sub _sightings {
+    my ($r) = @_;
+
+    return { %$r, serial => $1 }
+        if $r->{uri} =~ m{^/(?:storm|once)/(\d+-\d+)\?};
+
+    return map {
+        my $body = $EVENT->encode($_->{body});
+
+        { serial => $_->{body}{said}, job => $_->{job_id},
+          attempt => $_->{attempt}, length => length $body,
+          sha => sha256_hex($body) }
+    } @{ $r->{items} // [] };
+}
+
+
 # What the backend saw, against what was sent.  No number comes twice; but one
 # that lay with a stopped process may come after the next.
 
@@ -473,9 +501,10 @@ sub _wrong_sightings {
     my ($self, $jobs) = @_;
     my (@wrong, %seen);
 
-    for ($self->{backend}->journal(event => 'request')) {
-        my ($serial) = $_->{uri} =~ m{^/(?:storm|once)/(\d+-\d+)\?} or next;
-        my ($id, $attempt) = @$_{qw(job attempt)};
+    for (map { _sightings($_) }
+         $self->{backend}->journal(event => 'request'))
+    {
+        my ($serial, $id, $attempt) = @$_{qw(serial job attempt)};
         my $job = $jobs->{$serial};
         my $what = "$serial: $id, attempt $attempt";
 
@@ -572,6 +601,9 @@ sub summary {
         $sum{'attempted again'}++ if ($_->{attempts} // 0) > 1;
         $sum{'unknown to its client'}++ if $_->{seen} ne '202' && $_->{id};
     }
+
+    $sum{'in batches'} = grep { @{ $_->{items} // [] } > 1 }
+                         $self->{backend}->journal(event => 'request');
 
     return \%sum;
 }
