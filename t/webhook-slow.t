@@ -107,8 +107,9 @@ is scalar(grep { hook($_)->{attempts} == 1 } @jobs), $ALL,
 
 $stuck->says('/stuck', 200);
 $clock->ahead(600);
-is scalar($stuck->wait_for($ALL + 2 * $FEW, '/stuck')), $ALL + 2 * $FEW,
-    'it answers the next few';
+# a few, and with the first answer of these as many as there are
+cmp_ok scalar($stuck->wait_for($ALL + 2 * $FEW, '/stuck')), '>=',
+    $ALL + 2 * $FEW, 'it is tried again';
 $clock->ahead(600);
 is scalar(grep { my $job = $_; Offload::wait_until(20, sub {
     hook($job)->{status} eq 'delivered' }) } @jobs), $ALL, 'and then has all';
