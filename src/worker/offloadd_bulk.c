@@ -131,21 +131,13 @@ bulk_start(struct offloadd *d, struct attempt *a)
 }
 
 
-static void
-bulk_send(struct offloadd *d, struct bulk *b)
+/* What is sent for all of them: 0, or -1: no memory. */
+
+static int
+bulk_carry(struct bulk *b, struct buf *body)
 {
-    int              rc;
     uint32_t         i;
-    struct buf       body;
     struct attempt  *a, *c = b->carrier;
-
-    memset(&body, 0, sizeof(body));
-    rc = bulk_join(d, b, &body);
-
-    if (b->live == 0) {
-        buf_free(&body);
-        return;
-    }
 
     /* the first one's in the log, at nginx and in a command's environment */
 
@@ -165,12 +157,32 @@ bulk_send(struct offloadd *d, struct bulk *b)
         }
     }
 
-    if (rc == 0) {
-        rc = bulk_request(&c->op.request, &b->items[0]->replay.view, &body,
-                          b->n, &b->policy);
+    return bulk_request(&c->op.request, &b->items[0]->replay.view, body, b->n,
+                        &b->policy);
+}
+
+
+static void
+bulk_send(struct offloadd *d, struct bulk *b)
+{
+    int              rc;
+    struct buf       body;
+    struct attempt  *c = b->carrier;
+
+    memset(&body, 0, sizeof(body));
+    rc = bulk_join(d, b, &body);
+
+    /* without memory their places are not in order yet */
+
+    if (rc == 0 && b->live) {
+        rc = bulk_carry(b, &body);
     }
 
     buf_free(&body);
+
+    if (b->live == 0) {
+        return;
+    }
 
     if (rc != 0) {
         (void) snprintf(c->message, sizeof(c->message),
